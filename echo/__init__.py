@@ -1,5 +1,31 @@
-"""Echo: WebSockets on Trio. `hypercorn -k trio echo:app` serves the sample."""
+"""Echo: WebSockets on Trio.
 
-from echo.application import create_app
+`hypercorn -k trio echo:app` serves the echo and its page. `echo.websocket` is the socket layer,
+for anyone's Quart-Trio app. A wrong `ECHO_*` variable stops whoever imports this, in one line.
+"""
 
-app = create_app()
+from __future__ import annotations
+
+import os
+
+from echo.hosting import hypercorn as _hypercorn
+from echo.hosting.guest import ASGIApp, GuestApp
+from echo.settings import Settings, SettingsError
+
+_hypercorn.install()
+
+try:
+    _settings = Settings.from_environ(os.environ)
+except SettingsError as error:
+    raise SystemExit(f"echo: {error}") from None
+
+
+def _create_app() -> ASGIApp:
+    # Only now: who imports `echo.websocket` alone need not load the service.
+    from echo.application import create_app
+
+    return create_app(_settings)
+
+
+app = GuestApp(_create_app)
+"""The ASGI application; made when it is first called, under Trio or asyncio."""

@@ -1,23 +1,119 @@
-"""The composition root: `create_app` puts the service together."""
+"""The composition root: `create_app` puts the service together from its settings.
 
+Routes hold no logic of their own beyond the echo; what a WebSocket is, `echo.websocket` knows.
+"""
+
+from __future__ import annotations
+
+import mimetypes
 from pathlib import Path
 
-from quart import websocket
+from quart import Response, request
 from quart_trio import QuartTrio
+
+from echo.settings import Settings
+from echo.websocket import MessageType, WebSocket, WebSocketOptions, accept, use_websockets
+from echo.websocket.handshake import refusal
 
 PAGE = Path(__file__).parent / "page"
 
+# Nothing from elsewhere, nothing inline; the URL field may name any server to talk to.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
-def create_app() -> QuartTrio:
-    app = QuartTrio(__name__, static_folder=str(PAGE), static_url_path="/page")
 
-    @app.get("/")
-    async def index():  # type: ignore[no-untyped-def]
-        return await app.send_static_file("index.html")
+def create_app(settings: Settings) -> QuartTrio:
+    """The service: the page at `/`, the echo at `/ws`."""
+    app = QuartTrio("echo", static_folder=None)
+    use_websockets(app, _options(settings), reactor=settings.reactor)
 
     @app.websocket("/ws")
     async def ws() -> None:
-        while True:
-            await websocket.send(await websocket.receive())
+        async with accept() as socket:
+            await echo(socket)
 
+    @app.route("/ws", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+    async def not_a_websocket() -> Response:
+        wrong = refusal(request.method, request.http_version, request.scope["headers"])
+        assert wrong is not None, "a valid handshake arrives as a WebSocket"
+        return Response(
+            f"{wrong.sentence}\n",
+            wrong.status,
+            {name.decode(): value.decode() for name, value in wrong.headers},
+            content_type="text/plain; charset=utf-8",
+        )
+
+    _serve_page(app)
     return app
+
+
+async def echo(socket: WebSocket) -> None:
+    """Send every chunk back as it came, until the peer closes; its close is answered in kind.
+
+    As the sample's second app does, the text `ServerClose` closes and `ServerAbort` aborts.
+    """
+    begins = True
+    while True:
+        data, kind, end = await socket.receive_chunk()
+        if begins and end and kind is MessageType.TEXT and data in COMMANDS:
+            await COMMANDS[data](socket)
+        else:
+            # Not within a message: a client that writes all of it before it reads would wait
+            # for us while we wait for it. So max_message_size bounds what piles up here.
+            await socket.send_chunk(data, kind, end, wait=end)
+        begins = end
+
+
+async def _close(socket: WebSocket) -> None:
+    await socket.close(1000, "Closing from Server")
+
+
+async def _abort(socket: WebSocket) -> None:
+    socket.abort()
+
+
+COMMANDS = {b"ServerClose": _close, b"ServerAbort": _abort}
+
+
+def _options(settings: Settings) -> WebSocketOptions:
+    return WebSocketOptions(
+        keep_alive_interval=settings.keep_alive_interval,
+        keep_alive_timeout=settings.keep_alive_timeout,
+        receive_buffer_size=settings.receive_buffer_size,
+        max_message_size=settings.max_message_size,
+        send_buffer_size=settings.send_buffer_size,
+        send_timeout=settings.send_timeout,
+        close_timeout=settings.close_timeout,
+        shutdown_code=settings.shutdown_code,
+        allowed_origins=settings.allowed_origins,
+        compression=settings.compression,
+    )
+
+
+def _serve_page(app: QuartTrio) -> None:
+    """Serve the page's files from memory: they are few and small."""
+    files = {path.name: path.read_bytes() for path in PAGE.iterdir() if path.is_file()}
+
+    def respond(name: str) -> Response:
+        if name not in files:
+            return Response("There is nothing here.\n", 404, content_type="text/plain")
+        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        if kind.startswith("text/"):
+            kind += "; charset=utf-8"
+        response = Response(files[name], content_type=kind)
+        response.headers["Cache-Control"] = "no-cache"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        if name.endswith(".html"):
+            response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+            response.headers["Referrer-Policy"] = "no-referrer"
+        return response
+
+    @app.get("/")
+    async def index() -> Response:
+        return respond("index.html")
+
+    @app.get("/page/<name>")
+    async def page(name: str) -> Response:
+        return respond(name)

@@ -1,0 +1,162 @@
+"""Plain ASGI messages, where nobody lets us at the frames.
+
+The carrier plays the peer: it turns the server's messages into frames for the socket and the
+socket's frames into messages for the server. So the socket behaves as on any other carrier, as
+far as ASGI can tell: there are no pings on it (the server's own keep-alive applies), messages
+come whole, and a server may not report the peer's close code.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import trio
+
+from echo.websocket.carriers.carrier import Carrier
+from echo.websocket.codec import (
+    ABNORMAL,
+    BINARY,
+    CLOSE,
+    FIN,
+    MASK,
+    NO_STATUS,
+    PONG,
+    TEXT,
+    Chunk,
+    Close,
+    Decoder,
+    Ping,
+    close_payload,
+    frame_header,
+    is_close_code,
+)
+from echo.websocket.socket import WebSocket
+
+Message = MutableMapping[str, Any]
+
+_NO_MASK = bytes(4)  # masking with zeros changes nothing
+_ANY_SIZE = 1 << 62
+
+
+class AsgiCarrier(Carrier):
+    """A socket on an ASGI connection.
+
+    Args:
+        socket: the WebSocket to carry.
+        receive: the server's; `deliver` takes what it gives.
+        send: the server's.
+    """
+
+    __slots__ = ("_closed", "_frames", "_parts", "_peer", "_receive", "_room", "_send", "_work")
+
+    def __init__(
+        self,
+        socket: WebSocket,
+        receive: Callable[[], Awaitable[Any]],
+        send: Callable[[Any], Awaitable[None]],
+    ) -> None:
+        super().__init__(socket)
+        self._receive = receive
+        self._send = send
+        self._frames: deque[Chunk] = deque()
+        self._peer = Decoder(
+            self._frames, max_message_size=_ANY_SIZE, chunk_size=_ANY_SIZE, masked=False
+        )
+        self._parts: list[bytes] = []
+        self._work = trio.Event()
+        self._room = trio.Event()
+        self._closed = False
+
+    # From the server to the socket
+
+    async def pump(self) -> None:
+        """Take messages from the server until the connection ends."""
+        while not self._closed:
+            await self.deliver(await self._receive())
+
+    async def deliver(self, message: Message) -> None:
+        """Take one message from the server, and wait while the inbox is full."""
+        if self._closed:
+            return
+        if message["type"] == "websocket.receive":
+            text = message.get("text")
+            if text is not None:
+                self._feed(FIN | TEXT, text.encode(errors="surrogatepass"))
+            else:
+                self._feed(FIN | BINARY, message["bytes"])
+            while self.socket.full and not self._closed:
+                self._room = trio.Event()
+                await self._room.wait()
+        elif message["type"] == "websocket.disconnect":
+            code = message.get("code", NO_STATUS)
+            if code == NO_STATUS or is_close_code(code):
+                self._feed(FIN | CLOSE, close_payload(code, message.get("reason") or ""))
+            if not self._closed:
+                self.socket.lost(f"server reports {code}" if code != ABNORMAL else "peer vanished")
+
+    def _feed(self, first: int, payload: bytes) -> None:
+        header = bytearray(frame_header(first, len(payload)))
+        header[1] |= MASK
+        self.socket.feed(b"".join((header, _NO_MASK, payload)))
+
+    def resume(self) -> None:
+        self._room.set()
+
+    # From the socket to the server
+
+    def start(self) -> None:
+        self.socket.worker.nursery.start_soon(self._write)
+
+    def wake(self) -> None:
+        self._work.set()
+
+    def close(self, *, abort: bool) -> None:
+        self._closed = True
+        self._work.set()
+        self._room.set()
+
+    async def _write(self) -> None:
+        try:
+            while not self._closed:
+                if self.pieces:
+                    await self._write_some()
+                else:
+                    self._work = trio.Event()
+                    await self._work.wait()
+        except Exception as error:  # whatever this server raises when the peer is gone
+            self.socket.lost(f"connection lost while writing: {error!r}")
+
+    async def _write_some(self) -> None:
+        size = self.size
+        data = b"".join(self.pieces)
+        self.pieces.clear()
+        events = self._peer.feed(data)
+        with trio.move_on_after(self.socket.options.send_timeout) as deadline:
+            while self._frames:
+                await self._write_chunk(*self._frames.popleft())
+            for event in events:
+                if isinstance(event, Ping):
+                    self._feed(FIN | PONG, event.payload)
+                elif isinstance(event, Close):
+                    await self._write_close(event)
+        if deadline.cancelled_caught:
+            self.socket.drop("peer does not read: send_timeout passed")
+        elif not self._closed:
+            self.taken(size)
+
+    async def _write_chunk(self, data: bytes, kind: int, end: bool) -> None:
+        self._parts.append(data)
+        if end:
+            message = b"".join(self._parts)
+            self._parts.clear()
+            await self._send(
+                {"type": "websocket.send", "bytes": None, "text": message.decode()}
+                if kind is TEXT
+                else {"type": "websocket.send", "bytes": message, "text": None}
+            )
+
+    async def _write_close(self, event: Close) -> None:
+        code = 1000 if event.code == NO_STATUS else event.code
+        await self._send({"type": "websocket.close", "code": code, "reason": event.reason})

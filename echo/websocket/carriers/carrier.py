@@ -1,0 +1,138 @@
+"""The outbox that every carrier has, and what a carrier must be able to do.
+
+The outbox is bounded: who puts more into it than `send_buffer_size` waits in `drain()`, and a
+peer that does not take what waits for it within `send_timeout` is dropped.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
+
+from echo.websocket.codec import BINARY, CONTINUATION, FIN, TEXT, frame_header
+
+if TYPE_CHECKING:
+    from echo.websocket.clock import Timer
+    from echo.websocket.socket import WebSocket
+
+# The headers of small frames, made once: they are most of what a busy server writes.
+_SMALL_HEADERS = {
+    first: [bytes((first, length)) for length in range(126)]
+    for opcode in (CONTINUATION, TEXT, BINARY)
+    for first in (opcode, FIN | opcode)
+}
+
+
+class Carrier(ABC):
+    """The write side of one connection, and the switches of its read side."""
+
+    __slots__ = ("_drainers", "_send_timer", "_taken", "pieces", "size", "socket")
+
+    def __init__(self, socket: WebSocket) -> None:
+        self.socket = socket
+        socket.carrier = self
+        self.pieces: list[bytes | memoryview] = []
+        """What waits to be written."""
+        self.size = 0
+        """How many bytes wait to be written."""
+        self._drainers: list[Task] = []
+        self._send_timer: Timer | None = None
+        self._taken = 0  # bytes the peer has taken since the send deadline was set
+
+    # What the socket calls
+
+    def put(self, first: int, payload: bytes) -> None:
+        """Add a frame to the outbox. Never waits; the caller looks at `size` afterwards."""
+        pieces = self.pieces
+        if not pieces:
+            self.wake()
+        length = len(payload)
+        if length < 126 and first in _SMALL_HEADERS:
+            pieces.append(_SMALL_HEADERS[first][length] + payload)
+            self.size += length + 2
+        else:
+            header = frame_header(first, length)
+            pieces.append(header)
+            pieces.append(payload)
+            self.size += length + len(header)
+
+    async def drain(self) -> None:
+        """Wait until the peer has taken half of the outbox, or is gone."""
+        task = current_task()
+        self._drainers.append(task)
+
+        def abort(_: object) -> Abort:
+            self._drainers.remove(task)
+            return Abort.SUCCEEDED
+
+        await wait_task_rescheduled(abort)
+
+    def release(self) -> None:
+        """Let go who waits in `drain()`."""
+        drainers, self._drainers = self._drainers, []
+        for task in drainers:
+            reschedule(task)
+
+    # What the ways of writing share
+
+    def taken(self, count: int) -> None:
+        """The peer took `count` bytes."""
+        self.size -= count
+        self._taken += count
+        if self._drainers and self.size <= self.socket.options.send_buffer_size // 2:
+            self.release()
+        if not self.size:
+            if self._send_timer is not None:
+                self._send_timer.cancel()
+                self._send_timer = None
+            self.socket.flushed()
+
+    def expect_progress(self) -> None:
+        """The peer takes nothing just now: set the send deadline, if none is set."""
+        if self._send_timer is None:
+            socket = self.socket
+            self._taken = 0
+            self._send_timer = socket.worker.clock.call_in(
+                socket.options.send_timeout, self._check_progress
+            )
+
+    def _check_progress(self) -> None:
+        self._send_timer = None
+        if self._taken >= self.socket.options.send_buffer_size:
+            self.expect_progress()
+        else:
+            self.socket.drop("peer does not read: send_timeout passed")
+
+    def stop(self) -> None:
+        """Nothing more will be written: forget what waits and let go who waits for it."""
+        self.pieces.clear()
+        self.size = 0
+        self.release()
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
+
+    # What each carrier does its own way
+
+    @abstractmethod
+    def start(self) -> None:
+        """The opening handshake has been answered: frames may flow."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """The outbox is no longer empty: see that it gets written soon."""
+
+    def flush(self) -> None:
+        """Write now what can be written without waiting, where that saves something."""
+
+    def resume(self) -> None:
+        """The inbox has room again: read on."""
+
+    def half_close(self) -> None:
+        """Tell the peer that no more bytes come, where the transport can say so."""
+
+    @abstractmethod
+    def close(self, *, abort: bool) -> None:
+        """Let the transport go, now; `abort` also throws away what the kernel still holds."""

@@ -1,0 +1,257 @@
+"""The fast path on Linux: one nested epoll for all plain sockets of a worker.
+
+One task waits for the epoll and feeds every socket that has bytes, as much as is there but no
+more than a bounded read each, so none starves the others. Another writes once a tick what the
+handlers have put into the outboxes. A descriptor is written when it can take bytes and watched
+only while it cannot: nothing spins. See `epoll(7)`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import socket as stdlib_socket
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+
+import trio
+from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
+
+from echo.websocket.carriers.carrier import Carrier
+from echo.websocket.socket import WebSocket
+
+logger = logging.getLogger("echo.websocket")
+
+_READ, _WRITE = 0x001, 0x004  # EPOLLIN, EPOLLOUT
+_BROKEN = 0x008 | 0x010  # EPOLLERR, EPOLLHUP
+_BATCH = 256  # sockets served in one tick
+_READ_SIZE = 65_536
+_GATHER = 512  # pieces of one write; IOV_MAX is 1024
+_JOIN = 16_384  # bytes below which one copy is cheaper than a gathering write
+_LINGER_OFF = struct.pack("ii", 1, 0)
+
+
+def reactor_available() -> bool:
+    return hasattr(select, "epoll")
+
+
+class Reactor:
+    """Owns the epoll; `read` and `write` are its two tasks."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._carriers: dict[int, ReactorCarrier] = {}
+        self._dirty: list[ReactorCarrier] = []
+        self._writer: Task | None = None
+
+    async def read(self) -> None:
+        """Feed the sockets, for ever."""
+        carriers = self._carriers
+        with self._epoll as epoll:
+            while True:
+                await trio.lowlevel.wait_readable(epoll.fileno())
+                for descriptor, events in epoll.poll(0, _BATCH):
+                    carrier = carriers.get(descriptor)
+                    if carrier is None:  # closed by one that was served before it
+                        continue
+                    try:
+                        carrier.ready(events)
+                    except Exception:
+                        logger.exception("A WebSocket failed while it was read")
+                        carrier.socket.drop("internal error")
+
+    async def write(self) -> None:
+        """Flush the outboxes, once a tick, for ever."""
+        while True:
+            if not self._dirty:
+                self._writer = current_task()
+                await wait_task_rescheduled(self._abort_writer)
+            dirty, self._dirty = self._dirty, []
+            for carrier in dirty:
+                carrier.flush()
+
+    def _abort_writer(self, _: object) -> Abort:
+        self._writer = None
+        return Abort.SUCCEEDED
+
+    def mark(self, carrier: ReactorCarrier) -> None:
+        """See that the carrier is flushed in the next tick."""
+        self._dirty.append(carrier)
+        writer = self._writer
+        if writer is not None:
+            self._writer = None
+            reschedule(writer)
+
+    def add(self, carrier: ReactorCarrier, descriptor: int, events: int) -> None:
+        self._carriers[descriptor] = carrier
+        self._epoll.register(descriptor, events)
+
+    def change(self, descriptor: int, events: int) -> None:
+        self._epoll.modify(descriptor, events)
+
+    def remove(self, descriptor: int) -> None:
+        if self._carriers.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+
+class ReactorCarrier(Carrier):
+    """A socket on the reactor.
+
+    Args:
+        socket: the WebSocket to carry.
+        reactor: the worker's.
+        transport: the connection; whoever opened it closes it again when `on_close` was called.
+        on_close: called once, when the connection has been let go.
+    """
+
+    __slots__ = (
+        "_blocked",
+        "_descriptor",
+        "_events",
+        "_half_closed",
+        "_on_close",
+        "_reactor",
+        "_started",
+        "_transport",
+        "_watched",
+    )
+
+    def __init__(
+        self,
+        socket: WebSocket,
+        reactor: Reactor,
+        transport: trio.SocketStream,
+        on_close: Callable[[], None],
+    ) -> None:
+        super().__init__(socket)
+        self._reactor = reactor
+        self._transport = transport.socket
+        self._descriptor = transport.socket.fileno()
+        self._on_close = on_close
+        self._started = False
+        self._watched = False
+        self._events = 0
+        self._blocked = False
+        self._half_closed = False
+
+    def start(self) -> None:
+        self._started = True
+        # Who opened the connection still waits for its bytes: it is woken, and calls watch().
+        trio.lowlevel.notify_closing(self._descriptor)
+        if self.pieces:
+            self._reactor.mark(self)
+
+    def watch(self) -> None:
+        """Nobody else reads the connection any more: the reactor does from now on."""
+        if self._descriptor >= 0 and not self._watched:
+            self._watched = True
+            self._events = _READ | (_WRITE if self._blocked else 0)
+            self._reactor.add(self, self._descriptor, self._events)
+
+    def ready(self, events: int) -> None:
+        """The epoll reports the descriptor."""
+        if events & _WRITE:
+            self.flush()
+        if events & _READ and self._events & _READ:
+            if self.socket.full:
+                self._select(self._events & ~_READ)
+            else:
+                self._read()
+        elif events & _BROKEN and self._descriptor >= 0:
+            self.socket.lost()
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._descriptor, _READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.socket.lost(f"connection lost: {errno.errorcode.get(error.errno or 0, error)}")
+            return
+        if data:
+            self.socket.feed(data)
+        else:
+            self.socket.lost()
+
+    def resume(self) -> None:
+        if self._watched and not self._events & _READ:
+            self._select(self._events | _READ)
+
+    def _select(self, events: int) -> None:
+        if events != self._events:
+            self._events = events
+            self._reactor.change(self._descriptor, events)
+
+    def wake(self) -> None:
+        if self._started:
+            self._reactor.mark(self)
+
+    def flush(self) -> None:
+        pieces = self.pieces
+        while pieces and self._started:
+            try:
+                if len(pieces) == 1:
+                    count = os.write(self._descriptor, pieces[0])
+                elif self.size <= _JOIN:
+                    count = os.write(self._descriptor, b"".join(pieces))
+                else:
+                    count = os.writev(self._descriptor, pieces[:_GATHER])
+            except BlockingIOError:
+                count = 0
+            except OSError as error:
+                self.socket.lost(f"connection lost: {errno.errorcode.get(error.errno or 0, error)}")
+                return
+            if not count:
+                self._block(True)
+                self.expect_progress()
+                return
+            if count == self.size:
+                pieces.clear()
+            else:
+                self._drop_written(count)
+            self.taken(count)
+        self._block(False)
+
+    def _drop_written(self, count: int) -> None:
+        pieces = self.pieces
+        done = 0
+        for piece in pieces:
+            if count < len(piece):
+                break
+            count -= len(piece)
+            done += 1
+        del pieces[:done]
+        if count:
+            pieces[0] = memoryview(pieces[0])[count:]
+
+    def _block(self, blocked: bool) -> None:
+        if blocked is not self._blocked:
+            self._blocked = blocked
+            if self._watched:
+                self._select(self._events | _WRITE if blocked else self._events & ~_WRITE)
+
+    def half_close(self) -> None:
+        if not self._half_closed and self._descriptor >= 0:
+            self._half_closed = True
+            try:
+                self._transport.shutdown(stdlib_socket.SHUT_WR)
+            except OSError as error:
+                self.socket.lost(str(error))
+
+    def close(self, *, abort: bool) -> None:
+        if self._descriptor < 0:
+            return
+        if self._watched:
+            self._reactor.remove(self._descriptor)
+        self._descriptor = -1
+        self._started = self._watched = self._blocked = False
+        if abort:
+            with suppress(OSError):
+                self._transport.setsockopt(
+                    stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, _LINGER_OFF
+                )
+        self._transport.close()
+        self._on_close()

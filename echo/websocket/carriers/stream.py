@@ -1,0 +1,127 @@
+"""The portable path: any stream that somebody else reads for us, with one task that writes.
+
+Used for TLS, HTTP/2, memory streams, and wherever there is no epoll. Who reads calls `fed`
+with what came and waits in it while the inbox is full: that is the back-pressure.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Protocol
+
+import trio
+
+from echo.websocket.carriers.carrier import Carrier
+from echo.websocket.socket import WebSocket
+
+_WRITE_SIZE = 65_536  # bytes handed to the stream at once; each has the send deadline
+
+
+class Transport(Protocol):
+    """The part of a Trio stream that a carrier needs."""
+
+    async def send_all(self, data: bytes) -> None: ...
+    async def aclose(self) -> None: ...
+
+
+class StreamCarrier(Carrier):
+    """A socket on a stream.
+
+    Args:
+        socket: the WebSocket to carry.
+        transport: where its frames go.
+    """
+
+    __slots__ = ("_abort", "_closed", "_half_close", "_room", "_transport", "_work")
+
+    def __init__(self, socket: WebSocket, transport: Transport) -> None:
+        super().__init__(socket)
+        self._transport = transport
+        self._work = trio.Event()
+        self._room = trio.Event()
+        self._half_close = False
+        self._closed = False
+        self._abort = False
+
+    async def fed(self, data: bytes) -> None:
+        """Hand over what the peer sent, and wait while the inbox is full. Empty: its end."""
+        if self._closed:
+            return
+        if not data:
+            self.socket.lost()
+            return
+        self.socket.feed(data)
+        while self.socket.full and not self._closed:
+            self._room = trio.Event()
+            await self._room.wait()
+
+    def resume(self) -> None:
+        self._room.set()
+
+    def start(self) -> None:
+        self.socket.worker.nursery.start_soon(self._write)
+
+    def wake(self) -> None:
+        self._work.set()
+
+    def half_close(self) -> None:
+        self._half_close = True
+        self._work.set()
+
+    def close(self, *, abort: bool) -> None:
+        self._closed = True
+        self._abort = abort
+        self._work.set()
+        self._room.set()
+
+    async def _write(self) -> None:
+        """Write the outbox until the connection is closed, then close the stream."""
+        try:
+            while not self._closed:
+                if self.pieces:
+                    await self._write_some()
+                elif self._half_close:
+                    self._half_close = False
+                    await self._send_eof()
+                else:
+                    self._work = trio.Event()
+                    await self._work.wait()
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+            self.socket.lost("connection lost while writing")
+        finally:
+            # What the transport does to say goodbye has the same bound as ours.
+            with trio.move_on_after(self.socket.options.close_timeout) as scope:
+                if self._abort:
+                    scope.cancel()
+                await self._transport.aclose()
+
+    async def _write_some(self) -> None:
+        data = b"".join(self._some_pieces())
+        with trio.move_on_after(self.socket.options.send_timeout) as deadline:
+            await self._transport.send_all(data)
+        if deadline.cancelled_caught:
+            self.socket.drop("peer does not read: send_timeout passed")
+        elif not self._closed:
+            self.taken(len(data))
+
+    def _some_pieces(self) -> list[bytes | memoryview]:
+        """Take about as much out of the outbox as one write may hold."""
+        pieces = self.pieces
+        if len(pieces[0]) > _WRITE_SIZE:
+            first = memoryview(pieces[0])
+            pieces[0] = first[_WRITE_SIZE:]
+            return [first[:_WRITE_SIZE]]
+        size = 0
+        for count, piece in enumerate(pieces, 1):  # noqa: B007
+            size += len(piece)
+            if size >= _WRITE_SIZE:
+                break
+        some = pieces[:count]
+        del pieces[:count]
+        return some
+
+    async def _send_eof(self) -> None:
+        send_eof = getattr(self._transport, "send_eof", None)
+        if send_eof is not None:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await send_eof()
