@@ -8,7 +8,7 @@ from __future__ import annotations
 import mimetypes
 from pathlib import Path
 
-from quart import Response, request
+from quart import Response, request, websocket
 from quart_trio import QuartTrio
 
 from echo.settings import Settings
@@ -19,8 +19,9 @@ PAGE = Path(__file__).parent / "page"
 
 # Nothing from elsewhere, nothing inline; the URL field may name any server to talk to.
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 
 
@@ -31,7 +32,9 @@ def create_app(settings: Settings) -> QuartTrio:
 
     @app.websocket("/ws")
     async def ws() -> None:
-        async with accept() as socket:
+        # Browsers fail a connection whose server picks none of the subprotocols they offer.
+        subprotocol = next(iter(websocket.requested_subprotocols), None)
+        async with accept(subprotocol=subprotocol) as socket:
             await echo(socket)
 
     @app.route("/ws", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])

@@ -20,13 +20,13 @@ from h2.errors import ErrorCodes
 from h2.events import DataReceived, RequestReceived
 from hypercorn.events import Closed, RawData
 from hypercorn.protocol.events import Body, Data, EndBody, EndData, Event, Response, StreamClosed
-from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
 
+from echo.hosting.guest import Bridged
 from echo.websocket.carriers import Server, seams
 from echo.websocket.carriers.reactor import ReactorCarrier
 from echo.websocket.carriers.stream import StreamCarrier
@@ -39,10 +39,14 @@ class HypercornSeam:
     """See `echo.websocket.carriers.Seam`."""
 
     def server(self, send: Any) -> Server | None:
-        stream = getattr(send, "__self__", None)
-        if isinstance(stream, WSStream | HTTPStream) and isinstance(stream.context, WorkerContext):
-            return Server(stream.context.terminated.wait, stream.config.graceful_timeout)
-        return None
+        bridged = isinstance(send, Bridged)
+        stream = getattr(send.__wrapped__ if bridged else send, "__self__", None)
+        if not isinstance(stream, WSStream | HTTPStream):
+            return None
+        terminated = stream.context.terminated.wait
+        if bridged:  # the asyncio worker's event is not Trio's to wait for
+            terminated = send.bridge(terminated)
+        return Server(terminated, stream.config.graceful_timeout)
 
     def reaches(self, send: Any) -> bool:
         stream = getattr(send, "__self__", None)
@@ -129,10 +133,12 @@ class _H2Stream:
         self._protocol = protocol
         self._stream_id = stream_id
         self._owed = 0  # bytes that the peer may not send again before the inbox has room
+        self._progress = trio.Event()
         self._carrier = _H2Carrier(socket, self)
 
     async def handle(self, event: Event) -> None:
         if isinstance(event, EndBody | StreamClosed):
+            self._progress.set()
             await self._carrier.fed(b"")
 
     def received(self, event: DataReceived) -> None:
@@ -160,6 +166,18 @@ class _H2Stream:
         if self._stream_id not in self._protocol.stream_buffers:
             raise trio.BrokenResourceError("the HTTP/2 stream is gone")
         await self._protocol.stream_send(Data(stream_id=self._stream_id, data=data))
+        # Hypercorn's buffer takes any amount while the peer's window is shut.
+        while self._buffered() > BUFFER_HIGH_WATER:
+            self._progress = trio.Event()
+            await self._progress.wait()
+
+    def _buffered(self) -> int:
+        buffer = self._protocol.stream_buffers.get(self._stream_id)
+        return len(buffer.buffer) if buffer is not None else 0
+
+    def written(self) -> None:
+        """Hypercorn has written some of its buffer, or given it up."""
+        self._progress.set()
 
     async def send_eof(self) -> None:
         await self._protocol.stream_send(EndData(stream_id=self._stream_id))
@@ -278,6 +296,12 @@ class _H2Protocol(H2Protocol):
         else:
             await super()._create_stream(request)
 
+    async def _send_data(self, stream_id: int) -> None:
+        await super()._send_data(stream_id)
+        stream: Any = self.streams.get(stream_id)
+        if isinstance(stream, _H2Stream):
+            stream.written()
+
     async def _handle_events(self, events: list[Any]) -> None:
         for event in events:
             if isinstance(event, DataReceived):
@@ -293,9 +317,7 @@ class _H2Protocol(H2Protocol):
 
     def _forget(self, event: DataReceived) -> None:
         try:
-            self.connection.acknowledge_received_data(
-                event.flow_controlled_length, event.stream_id
-            )
+            self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         except h2.exceptions.ProtocolError:
             pass
 

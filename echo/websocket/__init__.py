@@ -1,13 +1,13 @@
 """WebSockets for Quart-Trio apps: a nursery per socket, everything bounded.
 
-    app = QuartTrio(__name__)
-    use_websockets(app)
+app = QuartTrio(__name__)
+use_websockets(app)
 
-    @app.websocket("/ws")
-    async def ws():
-        async with accept() as socket:
-            async for message in socket:
-                await socket.send(message)
+@app.websocket("/ws")
+async def ws():
+    async with accept() as socket:
+        async for message in socket:
+            await socket.send(message)
 """
 
 from __future__ import annotations

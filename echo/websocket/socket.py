@@ -318,12 +318,15 @@ class WebSocket:
         self.carrier.put(first, data)
 
     async def _make_room(self) -> None:
+        """Wait for the peer, or at least let others run: it may read as fast as we send."""
         carrier = self.carrier
         carrier.flush()
         if carrier.size > self.options.send_buffer_size:
             await carrier.drain()
-            if self.state is State.ABORTED:
-                raise self._error()
+        else:
+            await trio.lowlevel.checkpoint()
+        if self.state is State.ABORTED:
+            raise self._error()
 
     async def ping(self) -> float:
         """Ping the peer (section 5.5.2); return the round-trip time in seconds.
@@ -453,7 +456,8 @@ class WebSocket:
 
     def drop(self, why: str) -> None:
         """End the connection without a goodbye, or without waiting any longer for one."""
-        self._why = self._why if self._close_sent else why
+        if not self._close_sent and not self._closed.is_set():
+            self._why = why
         self._end(State.ABORTED)
 
     def flushed(self) -> None:
