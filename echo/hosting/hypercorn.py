@@ -326,6 +326,6 @@ def install() -> None:
     """Let the socket layer find Hypercorn, and Hypercorn give better answers."""
     if not any(isinstance(seam, HypercornSeam) for seam in seams):
         seams.append(HypercornSeam())
-        hypercorn.protocol.h11.WSStream = _WSStream  # type: ignore[misc]
-        hypercorn.protocol.h2.WSStream = _WSStream  # type: ignore[misc]
-        hypercorn.protocol.H2Protocol = _H2Protocol  # type: ignore[misc]
+        setattr(hypercorn.protocol.h11, "WSStream", _WSStream)  # noqa: B010
+        setattr(hypercorn.protocol.h2, "WSStream", _WSStream)  # noqa: B010
+        setattr(hypercorn.protocol, "H2Protocol", _H2Protocol)  # noqa: B010

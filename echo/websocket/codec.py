@@ -43,7 +43,8 @@ MAX_CONTROL_PAYLOAD = 125
 NO_STATUS = 1005  # what a close frame without a code reads as
 ABNORMAL = 1006  # what a connection without a close frame reads as
 
-_WHOLE_TEXT, _WHOLE_BINARY = FIN | TEXT, FIN | BINARY
+_WHOLE_TEXT, _WHOLE_BINARY = int(FIN | TEXT), int(FIN | BINARY)
+_WHOLE = (_WHOLE_BINARY, _WHOLE_TEXT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +109,10 @@ class Decoder:
         "_message_size",
         "_over",
         "_pieces",
-        "_remaining",
         "_tail",
         "_type",
         "_utf8",
+        "remaining",
         "stalled",
     )
 
@@ -141,7 +142,8 @@ class Decoder:
         # The frame in progress, and what of its message has not gone to the inbox
         self._in_frame = False
         self._fin = False
-        self._remaining = 0
+        self.remaining = 0
+        """Payload bytes of the frame in progress that are still to come."""
         self._mask = b""
         self._pieces: list[bytes] = []
         self._gathered = 0
@@ -187,11 +189,7 @@ class Decoder:
                 elif length > 125:
                     length = -1
                 stop = start + length
-                if (
-                    (first == _WHOLE_BINARY or first == _WHOLE_TEXT)
-                    and 0 <= length <= longest
-                    and stop <= size
-                ):
+                if first in _WHOLE and 0 <= length <= longest and stop <= size:
                     payload = apply_mask(data[start:stop], data[start - 4 : start])
                     if first == _WHOLE_BINARY:
                         put((payload, BINARY, True))
@@ -294,13 +292,13 @@ class Decoder:
             self._message_size += length
         self._in_frame = True
         self._fin = bool(first & FIN)
-        self._remaining = length
+        self.remaining = length
         self._mask = mask
 
     def _payload(self, data: bytes, position: int) -> int:
         """Take what is there of the payload in progress; return where it ends."""
         view = memoryview(data)
-        stop = min(position + self._remaining, len(data))
+        stop = min(position + self.remaining, len(data))
         while True:
             take = min(stop - position, self._chunk_size - self._gathered)
             piece: bytes
@@ -312,12 +310,12 @@ class Decoder:
             else:
                 piece = bytes(view[position : position + take])
             position += take
-            self._remaining -= take
+            self.remaining -= take
             if self._compressed:
                 self._inflate(piece)
             else:
                 self._gather(piece)
-                if not self._remaining:
+                if not self.remaining:
                     self._end_frame()
             if position == stop or self.stalled:
                 return position
@@ -328,14 +326,14 @@ class Decoder:
             self._check_text(piece)
         self._pieces.append(piece)
         self._gathered += len(piece)
-        if self._gathered >= self._chunk_size and (self._remaining or self._compressed):
+        if self._gathered >= self._chunk_size and (self.remaining or self._compressed):
             self._put(end=False)
 
     def _inflate(self, piece: bytes) -> None:
         """Inflate as much as the inbox may take in one go; the rest waits in the inflater."""
         assert self._inflater is not None
         room = 2
-        ends = self._fin and not self._remaining
+        ends = self._fin and not self.remaining
         try:
             if not self.stalled:
                 self._inflater.push(piece, ends=ends)
@@ -352,7 +350,7 @@ class Decoder:
         except ValueError as error:
             raise _Refused(1007, "compressed data is corrupt") from error
         self.stalled = False
-        if not self._remaining:
+        if not self.remaining:
             if ends:
                 self._inflater.end()
             self._end_frame()

@@ -47,7 +47,7 @@ def use_websockets(
     Returns: the middleware, which knows when the server shuts down.
     """
     middleware = WebSocketMiddleware(app.asgi_app, options or WebSocketOptions(), reactor=reactor)
-    app.asgi_app = middleware  # type: ignore[method-assign]
+    app.asgi_app = middleware  # type: ignore[method-assign,assignment]
     return middleware
 
 
@@ -111,7 +111,7 @@ def _sort(error: BaseException) -> tuple[BaseException | None, BaseException | N
     if not isinstance(error, BaseExceptionGroup):
         error = BaseExceptionGroup("", [error])
     cancelled, rest = error.split(trio.Cancelled)
-    failure = rest.split(ConnectionClosed)[1] if rest is not None else None
+    failure: BaseException | None = rest.split(ConnectionClosed)[1] if rest is not None else None
     while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
         failure = failure.exceptions[0]
     return failure, cancelled

@@ -18,7 +18,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
-from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
 from echo.websocket.codec import (
     ABNORMAL,
@@ -48,6 +47,7 @@ from echo.websocket.errors import (
     UsageError,
 )
 from echo.websocket.keepalive import KeepAlive
+from echo.websocket.parking import Parking
 
 if TYPE_CHECKING:
     from echo.websocket.carriers import Carrier
@@ -98,6 +98,7 @@ class WebSocket:
         "_owed_pong",
         "_partial",
         "_pings",
+        "_plain",
         "_reader",
         "_sending",
         "_timer",
@@ -147,12 +148,13 @@ class WebSocket:
             inflater=Inflater(agreement) if agreement else None,
         )
         self._unread = 0  # bytes fed since the inbox was last empty
-        self._reader: Task | None = None  # the task that waits for the inbox
+        self._reader = Parking()  # where the handler waits for the inbox
         self._partial: list[bytes] = []  # of a message that receive() was cancelled in
         self.heard = False  # whether the peer gave a sign of life; keep-alive resets it
         # Sending
         self._deflater = Deflater(agreement) if agreement else None
         self._sending: MessageType | None = None  # the message that is being sent in parts
+        self._plain = False  # whether a whole message can go out as it is
         self._owed_pong: bytes | None = None
         self._pings: dict[bytes, _RoundTrip] = {}  # by payload, oldest first
         self._keep_alive: KeepAlive | None = None
@@ -233,15 +235,11 @@ class WebSocket:
                 self._answer()
             if self.state is not State.OPEN:
                 raise self._error()
-            if self._reader is not None:
+            if self._reader.task is not None:
                 raise trio.BusyResourceError("another task is receiving from this WebSocket")
+            # What the handler has sent is complete for now: it need not wait for the next tick.
             self.carrier.flush()
-            self._reader = current_task()
-            await wait_task_rescheduled(self._abort_reading)
-
-    def _abort_reading(self, _: object) -> Abort:
-        self._reader = None
-        return Abort.SUCCEEDED
+            await self._reader.wait()
 
     # Sending
 
@@ -296,7 +294,10 @@ class WebSocket:
 
         Raises: as `send()`; UsageError also if `kind` differs from the parts before.
         """
-        self._put(data, kind, end, compress)
+        if self._plain and end:
+            self.carrier.put(kind | FIN, data)
+        else:
+            self._put(data, kind, end, compress)
         if wait and self.carrier.size > self.options.send_buffer_size:
             await self._make_room()
 
@@ -315,6 +316,7 @@ class WebSocket:
             assert self._deflater is not None
             data = self._deflater.deflate(data, ends=end)
         self._sending = None if end else kind
+        self._plain = end and self._deflater is None
         self.carrier.put(first, data)
 
     async def _make_room(self) -> None:
@@ -422,6 +424,7 @@ class WebSocket:
         if self._closed.is_set():
             raise self._error()
         self.state = State.OPEN
+        self._plain = self._deflater is None
         self.worker.sockets.add(self)
         self.carrier.start()
         if self.options.keep_alive_interval is not None:
@@ -437,15 +440,18 @@ class WebSocket:
         if self._inbox:
             if self._close_sent:
                 self._discard()
-            elif self._reader is not None:
-                task = self._reader
-                self._reader = None
-                reschedule(task)
+            else:
+                self._reader.wake()
 
     @property
     def full(self) -> bool:
         """Whether the inbox holds enough: who feeds should pause until `Carrier.resume()`."""
         return self._unread >= self.options.inbox_size or self._decoder.stalled
+
+    @property
+    def wanted(self) -> int:
+        """How many bytes are known to come: the rest of the frame in progress."""
+        return self._decoder.remaining
 
     def lost(self, why: str = "peer vanished without a close frame") -> None:
         """The peer's bytes have ended."""
@@ -461,9 +467,10 @@ class WebSocket:
         self._end(State.ABORTED)
 
     def flushed(self) -> None:
-        """The outbox has become empty."""
+        """The outbox has become empty; only told if `Carrier.reports_empty`."""
         if self._owed_pong is not None:
             payload, self._owed_pong = self._owed_pong, None
+            self.carrier.reports_empty = self._close_sent
             self._send_control(PONG, payload)
         elif self._close_sent:
             if isinstance(self._closing, Close):
@@ -508,6 +515,7 @@ class WebSocket:
         if self.carrier.size > self.options.send_buffer_size:
             # Who pings and does not read gets the newest pong only (section 5.5.3).
             self._owed_pong = payload
+            self.carrier.reports_empty = True
         else:
             self.send_pong(payload)
 
@@ -553,6 +561,8 @@ class WebSocket:
     def _send_close(self, payload: bytes) -> None:
         self.carrier.put(FIN | CLOSE, payload)
         self._close_sent = True
+        self._plain = False
+        self.carrier.reports_empty = True
         if self.state is State.OPEN:
             self.state = State.CLOSE_SENT
         if self._timer is not None:
@@ -562,7 +572,7 @@ class WebSocket:
         )
         if self._closing is None:
             self._discard()
-        self._wake_reader()
+        self._reader.wake()
 
     def _discard(self) -> None:
         """Throw away what came, so that the peer's close frame can come."""
@@ -583,6 +593,7 @@ class WebSocket:
         if self._closed.is_set():
             return
         self.state = state
+        self._plain = False
         if self.close_code is None:
             self.close_code, self.close_reason = ABNORMAL, ""
         logger.debug("WebSocket %s: %s", state.value, self._why)
@@ -596,15 +607,10 @@ class WebSocket:
         self.carrier.stop()
         for trip in self._pings.values():
             trip.ended.set()
-        self._wake_reader()
+        self._reader.wake()
         self._closed.set()
         if hasattr(self, "nursery"):
             self._limit_handler()
-
-    def _wake_reader(self) -> None:
-        if self._reader is not None:
-            task, self._reader = self._reader, None
-            reschedule(task)
 
     def _error(self) -> ConnectionClosed:
         """Why nothing more can be received or sent."""

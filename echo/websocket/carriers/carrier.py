@@ -28,7 +28,7 @@ _SMALL_HEADERS = {
 class Carrier(ABC):
     """The write side of one connection, and the switches of its read side."""
 
-    __slots__ = ("_drainers", "_send_timer", "_taken", "pieces", "size", "socket")
+    __slots__ = ("_drainers", "_send_timer", "_taken", "pieces", "reports_empty", "size", "socket")
 
     def __init__(self, socket: WebSocket) -> None:
         self.socket = socket
@@ -37,6 +37,8 @@ class Carrier(ABC):
         """What waits to be written."""
         self.size = 0
         """How many bytes wait to be written."""
+        self.reports_empty = False
+        """Whether the socket waits for the outbox to become empty."""
         self._drainers: list[Task] = []
         self._send_timer: Timer | None = None
         self._taken = 0  # bytes the peer has taken since the send deadline was set
@@ -87,7 +89,8 @@ class Carrier(ABC):
             if self._send_timer is not None:
                 self._send_timer.cancel()
                 self._send_timer = None
-            self.socket.flushed()
+            if self.reports_empty:
+                self.socket.flushed()
 
     def expect_progress(self) -> None:
         """The peer takes nothing just now: set the send deadline, if none is set."""

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import trio
-from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
 from echo.websocket.carriers.carrier import Carrier
+from echo.websocket.parking import Parking
 from echo.websocket.socket import WebSocket
 
 logger = logging.getLogger("echo.websocket")
@@ -29,6 +29,7 @@ _READ, _WRITE = 0x001, 0x004  # EPOLLIN, EPOLLOUT
 _BROKEN = 0x008 | 0x010  # EPOLLERR, EPOLLHUP
 _BATCH = 256  # sockets served in one tick
 _READ_SIZE = 65_536
+_READ_MOST = 262_144  # of a frame that is known to be so large
 _GATHER = 512  # pieces of one write; IOV_MAX is 1024
 _JOIN = 16_384  # bytes below which one copy is cheaper than a gathering write
 _LINGER_OFF = struct.pack("ii", 1, 0)
@@ -45,7 +46,7 @@ class Reactor:
         self._epoll = select.epoll()
         self._carriers: dict[int, ReactorCarrier] = {}
         self._dirty: list[ReactorCarrier] = []
-        self._writer: Task | None = None
+        self._writer = Parking()
 
     async def read(self) -> None:
         """Feed the sockets, for ever."""
@@ -67,23 +68,16 @@ class Reactor:
         """Flush the outboxes, once a tick, for ever."""
         while True:
             if not self._dirty:
-                self._writer = current_task()
-                await wait_task_rescheduled(self._abort_writer)
+                await self._writer.wait()
             dirty, self._dirty = self._dirty, []
             for carrier in dirty:
                 carrier.flush()
 
-    def _abort_writer(self, _: object) -> Abort:
-        self._writer = None
-        return Abort.SUCCEEDED
-
     def mark(self, carrier: ReactorCarrier) -> None:
         """See that the carrier is flushed in the next tick."""
         self._dirty.append(carrier)
-        writer = self._writer
-        if writer is not None:
-            self._writer = None
-            reschedule(writer)
+        if self._writer.task is not None:
+            self._writer.wake()
 
     def add(self, carrier: ReactorCarrier, descriptor: int, events: int) -> None:
         self._carriers[descriptor] = carrier
@@ -156,25 +150,28 @@ class ReactorCarrier(Carrier):
         if events & _WRITE:
             self.flush()
         if events & _READ and self._events & _READ:
-            if self.socket.full:
+            socket = self.socket
+            if socket.full:
                 self._select(self._events & ~_READ)
+                return
+            size = min(max(_READ_SIZE, socket.wanted), _READ_MOST)
+            try:
+                data = os.read(self._descriptor, size)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._broken(error)
+                return
+            if data:
+                socket.feed(data)
             else:
-                self._read()
+                socket.lost()
         elif events & _BROKEN and self._descriptor >= 0:
             self.socket.lost()
 
-    def _read(self) -> None:
-        try:
-            data = os.read(self._descriptor, _READ_SIZE)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.socket.lost(f"connection lost: {errno.errorcode.get(error.errno or 0, error)}")
-            return
-        if data:
-            self.socket.feed(data)
-        else:
-            self.socket.lost()
+    def _broken(self, error: OSError) -> None:
+        name = errno.errorcode.get(error.errno or 0, str(error))
+        self.socket.lost(f"connection lost: {name}")
 
     def resume(self) -> None:
         if self._watched and not self._events & _READ:
@@ -202,7 +199,7 @@ class ReactorCarrier(Carrier):
             except BlockingIOError:
                 count = 0
             except OSError as error:
-                self.socket.lost(f"connection lost: {errno.errorcode.get(error.errno or 0, error)}")
+                self._broken(error)
                 return
             if not count:
                 self._block(True)
