@@ -9,6 +9,9 @@ when these names move.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+from time import time
 from typing import Any
 
 import h2.connection
@@ -35,6 +38,9 @@ from echo.websocket.socket import WebSocket
 from echo.websocket.worker import Worker
 
 
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+
+
 class HypercornSeam:
     """See `echo.websocket.carriers.Seam`."""
 
@@ -58,16 +64,44 @@ class HypercornSeam:
         return isinstance(getattr(protocol.send, "__self__", None), TCPServer)
 
     async def accept(self, send: Any, message: dict[str, Any], socket: WebSocket) -> None:
-        stream: WSStream = send.__self__
-        stream.handshake.extensions = None  # compression is ours to agree on
-        protocol: Any = stream.send.__self__  # type: ignore[attr-defined]
+        stream: Any = send.__self__
+        protocol: Any = stream.send.__self__
         # The bytes are ours before the answer goes out: the peer may be quicker than we are.
         if isinstance(protocol, H11Protocol):
             _adopt_h11(protocol.send.__self__, socket)  # type: ignore[attr-defined]
         else:
             _adopt_h2(protocol, stream.stream_id, socket)
-        await send(message)
-        stream.closed = True  # Hypercorn has nothing more to say on it
+        status, headers = _answer(stream.handshake, message)
+        await stream.send(Response(stream_id=stream.stream_id, status_code=status, headers=headers))
+        log = stream.config.log
+        await log.access(
+            stream.scope, {"status": status, "headers": []}, time() - stream.start_time
+        )
+        if isinstance(protocol, H11Protocol):
+            _let_go(protocol)
+        _let_go(stream)
+        stream.closed = True  # all that Hypercorn asks of it from now on
+
+
+def _answer(handshake: Any, message: dict[str, Any]) -> tuple[int, list[tuple[bytes, bytes]]]:
+    """The response that accepts a handshake: 101, or 200 over HTTP/2 (RFC 8441 section 5)."""
+    headers = list(message["headers"])
+    if message["subprotocol"] is not None:
+        headers.append((b"sec-websocket-protocol", message["subprotocol"].encode()))
+    if handshake.http_version == "2":
+        return 200, headers
+    token = base64.b64encode(hashlib.sha1(handshake.key + _GUID, usedforsecurity=False).digest())
+    return 101, [
+        (b"upgrade", b"websocket"),
+        (b"connection", b"Upgrade"),
+        (b"sec-websocket-accept", token),
+        *headers,
+    ]
+
+
+def _let_go(stage: Any) -> None:
+    """Forget what a stage of HTTP held: an idle socket should weigh little."""
+    vars(stage).clear()
 
 
 # HTTP/1.1: the whole connection is ours

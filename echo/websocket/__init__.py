@@ -20,8 +20,9 @@ from echo.websocket.errors import (
     UsageError,
     WebSocketError,
 )
-from echo.websocket.middleware import WebSocketMiddleware, accept, use_websockets
+from echo.websocket.middleware import WebSocketMiddleware, accept
 from echo.websocket.options import WebSocketOptions
+from echo.websocket.quart import use_websockets
 from echo.websocket.socket import State, WebSocket
 
 __all__ = [

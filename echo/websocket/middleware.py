@@ -1,8 +1,7 @@
 """The ASGI middleware: who may open a WebSocket, and `accept()` for the route that does.
 
-`use_websockets(app)` wraps a Quart-Trio app. Requests for a WebSocket are checked here before
-any route sees them; the route's `accept()` finds its opening handshake in a context variable.
-The worker lives in the app's lifespan.
+Requests for a WebSocket are checked here before any route sees them; the route's `accept()`
+finds its opening handshake in a context variable. The worker lives in the app's lifespan.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from dataclasses import replace
 from typing import Any, Unpack
 
 import trio
-from quart_trio import QuartTrio
 
 from echo.websocket.carriers import Seam, seams
 from echo.websocket.carriers.asgi import AsgiCarrier
@@ -31,24 +29,7 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
-_opening: ContextVar[Opening] = ContextVar("echo.websocket.opening")
-
-
-def use_websockets(
-    app: QuartTrio, options: WebSocketOptions | None = None, *, reactor: bool = True
-) -> WebSocketMiddleware:
-    """Give an app the socket layer: its WebSocket routes may then call `accept()`.
-
-    Args:
-        app: the app; routes that use Quart's own `websocket` go on to work.
-        options: for all sockets of the app; None for the defaults.
-        reactor: False keeps to the portable path where there could be a faster one.
-
-    Returns: the middleware, which knows when the server shuts down.
-    """
-    middleware = WebSocketMiddleware(app.asgi_app, options or WebSocketOptions(), reactor=reactor)
-    app.asgi_app = middleware  # type: ignore[method-assign,assignment]
-    return middleware
+opening_of_request: ContextVar[Opening] = ContextVar("echo.websocket.opening")
 
 
 @asynccontextmanager
@@ -74,7 +55,7 @@ async def accept(
         UsageError: there is no WebSocket request to accept, or it was accepted before.
         ValueError: the subprotocol was not offered, or an option is out of its range.
     """
-    opening = _opening.get(None)
+    opening = opening_of_request.get(None)
     if opening is None:
         raise UsageError(
             "accept() found no WebSocket request: call it in a WebSocket route of an app that "
@@ -118,7 +99,7 @@ def _sort(error: BaseException) -> tuple[BaseException | None, BaseException | N
 
 
 class WebSocketMiddleware:
-    """Wraps an ASGI app. `use_websockets()` makes it."""
+    """Wraps an ASGI app; for one of Quart-Trio, `use_websockets()` does so."""
 
     def __init__(self, app: App, options: WebSocketOptions, *, reactor: bool = True) -> None:
         self.app = app
@@ -184,11 +165,11 @@ class WebSocketMiddleware:
             await _refuse(scope, receive, send, 503, "The server is shutting down.", retry)
         else:
             opening = Opening(self, scope, receive, send, seam)
-            token = _opening.set(opening)
+            token = opening_of_request.set(opening)
             try:
                 await self.app(scope, opening.receive, opening.send)
             finally:
-                _opening.reset(token)
+                opening_of_request.reset(token)
 
 
 async def _refuse(
@@ -243,6 +224,10 @@ class Opening:
         self._carrier: AsgiCarrier | None = None
         self._accepted = False
 
+    @property
+    def worker(self) -> Worker:
+        return self._middleware.worker
+
     async def receive(self) -> Message:
         self._receiving = True
         message: Message = await self._receive()
@@ -274,7 +259,9 @@ class Opening:
                 f"the client did not offer the subprotocol {subprotocol!r}, but "
                 f"{', '.join(map(repr, offered)) or 'none'}"
             )
-        options = replace(self._middleware.options, **overrides)
+        options = self._middleware.options
+        if overrides:
+            options = replace(options, **overrides)
         answer = [(name.lower().encode(), value.encode()) for name, value in headers]
         agreement = None
         if options.compression and self._seam is not None:
@@ -286,7 +273,7 @@ class Opening:
             )
             if agreement is not None:
                 answer.append((b"sec-websocket-extensions", agreement.response.encode()))
-        worker = self._middleware.worker
+        worker = self.worker
         socket = WebSocket(worker, options, subprotocol=subprotocol, agreement=agreement)
         message = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": answer}
         self._accepted = True

@@ -23,7 +23,7 @@ class Parking:
     def __init__(self) -> None:
         self.task: Task | None = None
         """The task that waits, or None."""
-        waiting = wait_task_rescheduled(self._abort)
+        waiting = wait_task_rescheduled(self._abort)  # noqa: ASYNC105
         self._request = waiting.send(None)
         waiting.close()
 

@@ -446,7 +446,9 @@ class WebSocket:
     @property
     def full(self) -> bool:
         """Whether the inbox holds enough: who feeds should pause until `Carrier.resume()`."""
-        return self._unread >= self.options.inbox_size or self._decoder.stalled
+        # With an empty inbox the bytes are in a chunk that is not full yet: more must come.
+        enough = self._unread >= self.options.inbox_size and bool(self._inbox)
+        return enough or self._decoder.stalled
 
     @property
     def wanted(self) -> int:

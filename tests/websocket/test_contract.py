@@ -60,6 +60,15 @@ async def test_a_large_message_comes_back_whole(carrier: str) -> None:
         assert await client.get_message() == message
 
 
+@every_carrier_with_frames
+async def test_a_buffer_larger_than_the_inbox_still_fills(carrier: str) -> None:
+    options = WebSocketOptions(receive_buffer_size=400_000, inbox_size=1000)
+    message = bytes(range(256)) * 2000
+    async with serve(iterate, carrier, options=options) as service, service.connect() as client:
+        await client.send_message(message)
+        assert await client.get_message() == message
+
+
 @every_carrier
 async def test_messages_keep_their_order(carrier: str) -> None:
     async with serve(iterate, carrier) as service, service.connect() as client:
