@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from contextlib import suppress
 from time import time
 from typing import Any
 
-import h2.connection
+import h2.exceptions
 import hypercorn.protocol
 import hypercorn.protocol.h2
 import hypercorn.protocol.h11
@@ -36,7 +37,6 @@ from echo.websocket.carriers.stream import StreamCarrier
 from echo.websocket.handshake import refusal
 from echo.websocket.socket import WebSocket
 from echo.websocket.worker import Worker
-
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
@@ -350,10 +350,8 @@ class _H2Protocol(H2Protocol):
         await self._flush()
 
     def _forget(self, event: DataReceived) -> None:
-        try:
+        with suppress(h2.exceptions.ProtocolError):
             self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-        except h2.exceptions.ProtocolError:
-            pass
 
 
 def install() -> None:

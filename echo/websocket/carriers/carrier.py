@@ -127,13 +127,13 @@ class Carrier(ABC):
     def wake(self) -> None:
         """The outbox is no longer empty: see that it gets written soon."""
 
-    def flush(self) -> None:
+    def flush(self) -> None:  # noqa: B027  (most carriers have nothing to do)
         """Write now what can be written without waiting, where that saves something."""
 
-    def resume(self) -> None:
+    def resume(self) -> None:  # noqa: B027
         """The inbox has room again: read on."""
 
-    def half_close(self) -> None:
+    def half_close(self) -> None:  # noqa: B027
         """Tell the peer that no more bytes come, where the transport can say so."""
 
     @abstractmethod
