@@ -260,8 +260,9 @@ async def _serve_memory(
                     if lockstep and carrier != "http2"  # which has windows of its own
                     else trio.testing.memory_stream_pair
                 )
+                server: Any  # Hypercorn names TLS streams only, and asks plain ones for a socket
                 client, server = make()
-                server.socket = _MemorySocket()  # type: ignore[attr-defined]
+                server.socket = _MemorySocket()
 
                 async def run() -> None:
                     await TCPServer(wrapper, config, context, ConnectionState({}), server)

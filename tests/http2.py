@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from contextlib import suppress
 from typing import Any
 
 import h2.config
@@ -189,8 +190,6 @@ class Http2Tunnel(trio.abc.HalfCloseableStream):
     async def aclose(self) -> None:
         self._ended = True
         if self.stream_id and not self.connection.ended:
-            try:
+            with suppress(h2.exceptions.ProtocolError):
                 self.connection.h2.reset_stream(self.stream_id)
-            except h2.exceptions.ProtocolError:
-                pass
         await trio.aclose_forcefully(self.connection.stream)

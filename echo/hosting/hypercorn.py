@@ -19,6 +19,7 @@ import h2.exceptions
 import hypercorn.protocol
 import hypercorn.protocol.h2
 import hypercorn.protocol.h11
+import hypercorn.trio.run
 import trio
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, RequestReceived
@@ -179,7 +180,7 @@ class _H2Stream:
         """Take data without ever waiting: the connection has other streams."""
         connection = self._protocol.connection
         size = event.flow_controlled_length
-        if event.data:
+        if event.data and not self._carrier.closed:
             self._carrier.socket.feed(event.data)
         if self._carrier.socket.full:
             # The window of this stream stays shut, that of the connection does not.
@@ -318,6 +319,27 @@ class _WSStream(WSStream):
         await self.send(EndBody(stream_id=self.stream_id))
 
 
+class _TCPServer(TCPServer):
+    """Keeps what one connection does wrong away from the worker and all others."""
+
+    async def run(self) -> None:
+        try:
+            await super().run()
+        except (Exception, BaseExceptionGroup) as error:
+            cancelled, failure = BaseExceptionGroup("", [error]).split(trio.Cancelled)
+            if failure is not None:
+                await self.config.log.exception("A connection failed")
+            if cancelled is not None:
+                raise cancelled from None
+
+    async def protocol_send(self, event: Any) -> None:
+        try:
+            await super().protocol_send(event)
+        except trio.BusyResourceError:
+            # Another task is closing the connection: nobody waits for this any more.
+            await self.protocol.handle(Closed())
+
+
 class _H2Protocol(H2Protocol):
     """Keeps what one stream does wrong away from the others of its connection."""
 
@@ -325,7 +347,10 @@ class _H2Protocol(H2Protocol):
         headers = dict(request.headers)
         if headers.get(b":method") == b"CONNECT" and headers.get(b":protocol") != b"websocket":
             # Not RFC 8441: a proxy's CONNECT, or a protocol that nobody here speaks.
-            self.connection.send_headers(request.stream_id, [(b":status", b"501")], end_stream=True)
+            with suppress(h2.exceptions.ProtocolError):  # it may have been reset already
+                self.connection.send_headers(
+                    request.stream_id, [(b":status", b"501")], end_stream=True
+                )
             await self._flush()
         else:
             await super()._create_stream(request)
@@ -360,4 +385,5 @@ def install() -> None:
         seams.append(HypercornSeam())
         setattr(hypercorn.protocol.h11, "WSStream", _WSStream)  # noqa: B010
         setattr(hypercorn.protocol.h2, "WSStream", _WSStream)  # noqa: B010
+        setattr(hypercorn.trio.run, "TCPServer", _TCPServer)  # noqa: B010
         setattr(hypercorn.protocol, "H2Protocol", _H2Protocol)  # noqa: B010

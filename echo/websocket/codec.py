@@ -40,6 +40,7 @@ CONTINUATION, CLOSE, PING, PONG = 0x0, 0x8, 0x9, 0xA
 FIN, RSV1, RSV2_3, MASK = 0x80, 0x40, 0x30, 0x80
 
 MAX_CONTROL_PAYLOAD = 125
+_MOST_PIECES = 64  # of a chunk in the making: a piece costs more memory than a byte
 NO_STATUS = 1005  # what a close frame without a code reads as
 ABNORMAL = 1006  # what a connection without a close frame reads as
 
@@ -158,6 +159,7 @@ class Decoder:
         except _Refused as refused:
             self._over = True
             self._tail = b""
+            self.stalled = False
             events.append(refused.violation)
         return events
 
@@ -324,8 +326,12 @@ class Decoder:
         """Add to the chunk in the making; put it into the inbox when it is full."""
         if self._type is TEXT and piece:
             self._check_text(piece)
-        self._pieces.append(piece)
-        self._gathered += len(piece)
+        if piece:
+            pieces = self._pieces
+            pieces.append(piece)
+            self._gathered += len(piece)
+            if len(pieces) >= _MOST_PIECES:
+                pieces[:] = (b"".join(pieces),)
         if self._gathered >= self._chunk_size and (self.remaining or self._compressed):
             self._put(end=False)
 
@@ -382,6 +388,10 @@ class Decoder:
             self._utf8 = codecs.getincrementaldecoder("utf-8")()
         try:
             self._utf8.decode(piece, final)
+            # Python waits for the third byte of a surrogate, though the second gives it away.
+            held = self._utf8.getstate()[0]
+            if held[:1] == b"\xed" and held[1:] >= b"\xa0":
+                raise _Refused(1007, "text is not UTF-8")
         except UnicodeDecodeError as error:
             raise _Refused(1007, "text is not UTF-8") from error
 

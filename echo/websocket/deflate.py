@@ -15,6 +15,9 @@ from dataclasses import dataclass
 # 2026-11). While zlib works no other socket is served.
 LEVEL = 1
 
+# Each makes a new zlib stream, for two bytes of input: more than a few are an attack.
+_MOST_FINAL_BLOCKS = 16
+
 END_OF_MESSAGE = b"\x00\x00\xff\xff"  # section 7.2.1: removed on the wire, put back to inflate
 
 
@@ -82,32 +85,37 @@ def _accept(
 
 _WINDOW_BITS = {str(bits) for bits in range(8, 16)}
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_PARAMETER = re.compile(rf'\s*;\s*({_TOKEN})\s*(?:=\s*(?:({_TOKEN})|"({_TOKEN})"))?')
-_OFFER = re.compile(rf'\s*({_TOKEN})((?:\s*;\s*{_TOKEN}\s*(?:=\s*(?:{_TOKEN}|"[^"]*"))?)*)\s*$')
+_OFFER = re.compile(r'(?:[^,"]+|"[^"]*"?)+')
+_PARAMETER = re.compile(rf'[ \t]*({_TOKEN})[ \t]*(?:=[ \t]*(?:({_TOKEN})|"({_TOKEN})")[ \t]*)?')
 
 
 def _offers(header: str) -> Iterator[tuple[str, dict[str, str | None] | None]]:
-    """The offers of a header; an offer's parameters are None where one is wrong or stands twice."""
-    for part in re.split(r',(?=(?:[^"]*"[^"]*")*[^"]*$)', header):
-        offer = _OFFER.match(part)
-        if offer is None:
-            continue
-        found: dict[str, str | None] = {}
-        sound = True
-        position = 0
-        for match in _PARAMETER.finditer(offer[2]):
-            sound = sound and match.start() == position and match[1] not in found
-            found[match[1]] = match[2] or match[3]
-            position = match.end()
-        yield offer[1].lower(), found if sound and not offer[2][position:].strip() else None
+    """The offers of a header; an offer's parameters are None where one is wrong or stands twice.
+
+    The patterns leave no two ways to match, so a hostile header costs linear time.
+    """
+    for part in _OFFER.findall(header):
+        name, *rest = part.split(";")
+        yield name.strip().lower(), _parameters(rest)
+
+
+def _parameters(texts: list[str]) -> dict[str, str | None] | None:
+    found: dict[str, str | None] = {}
+    for text in texts:
+        match = _PARAMETER.fullmatch(text)
+        if match is None or match[1] in found:
+            return None
+        found[match[1]] = match[2] or match[3]
+    return found
 
 
 class Inflater:
     """Inflates the messages of one peer. zlib's window is made when it is first needed."""
 
-    __slots__ = ("_bits", "_input", "_keep", "_zlib")
+    __slots__ = ("_anew", "_bits", "_input", "_keep", "_zlib")
 
     def __init__(self, agreement: Agreement) -> None:
+        self._anew = 0  # how often this message made zlib begin anew
         self._bits = agreement.client_max_window_bits
         self._keep = agreement.client_context_takeover
         self._zlib: zlib._Decompress | None = None
@@ -136,11 +144,15 @@ class Inflater:
             if self._zlib.eof:  # a block marked final (section 7.2.3.4): the next begins anew
                 self._input = self._zlib.unused_data
                 self._zlib = None
+                self._anew += 1
+                if self._anew > _MOST_FINAL_BLOCKS:
+                    raise ValueError("too many final blocks")
             if out or not self._input:
                 return out
 
     def end(self) -> None:
         """A message has ended."""
+        self._anew = 0
         if not self._keep:
             self._zlib = None
 

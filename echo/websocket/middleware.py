@@ -157,31 +157,30 @@ class WebSocketMiddleware:
         headers = scope["headers"]
         wrong = refusal("GET", scope.get("http_version", "1.1"), headers)
         if wrong is not None:
-            await _refuse(scope, receive, send, wrong.status, wrong.sentence, wrong.headers)
+            await _refuse(scope, send, wrong.status, wrong.sentence, wrong.headers)
         elif not origin_allowed(header(headers, b"origin"), self.options.allowed_origins):
-            await _refuse(scope, receive, send, 403)
+            await _refuse(scope, send, 403)
         elif self.worker.shutting_down.is_set():
             retry = ((b"retry-after", b"1"),)
-            await _refuse(scope, receive, send, 503, "The server is shutting down.", retry)
+            await _refuse(scope, send, 503, "The server is shutting down.", retry)
         else:
             opening = Opening(self, scope, receive, send, seam)
             token = opening_of_request.set(opening)
             try:
-                await self.app(scope, opening.receive, opening.send)
+                with opening.scope:
+                    await self.app(scope, opening.receive, opening.send)
             finally:
                 opening_of_request.reset(token)
 
 
 async def _refuse(
     scope: Scope,
-    receive: Receive,
     send: Send,
     status: int,
     sentence: str = "",
     headers: tuple[tuple[bytes, bytes], ...] = (),
 ) -> None:
     """Answer a handshake with an HTTP response, where the server can."""
-    await receive()  # websocket.connect
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close", "code": 1000})
         return
@@ -223,6 +222,7 @@ class Opening:
         self._receiving = False
         self._carrier: AsgiCarrier | None = None
         self._accepted = False
+        self.scope = trio.CancelScope()
 
     @property
     def worker(self) -> Worker:
@@ -245,6 +245,14 @@ class Opening:
         if not self._accepted:
             await self._send(message)
 
+    async def _check_origin(self, allowed: tuple[str, ...]) -> None:
+        """Refuse the request and end its route, if this route wants other origins."""
+        if not origin_allowed(header(self._scope["headers"], b"origin"), allowed):
+            self._accepted = True  # whatever the framework says to it comes too late
+            await _refuse(self._scope, self._send, 403)
+            self.scope.cancel()
+            await trio.lowlevel.checkpoint()
+
     async def accept(
         self,
         subprotocol: str | None,
@@ -262,6 +270,8 @@ class Opening:
         options = self._middleware.options
         if overrides:
             options = replace(options, **overrides)
+        if "allowed_origins" in overrides:
+            await self._check_origin(options.allowed_origins)
         answer = [(name.lower().encode(), value.encode()) for name, value in headers]
         agreement = None
         if options.compression and self._seam is not None:

@@ -111,6 +111,7 @@ class Overrides(TypedDict, total=False):
     send_timeout: float
     close_timeout: float
     shutdown_code: int
+    allowed_origins: tuple[str, ...]
     compression: bool
     server_context_takeover: bool
     server_max_window_bits: int
@@ -125,7 +126,11 @@ def check_origin(origin: str) -> None:
     if origin in ("*", "null"):
         return
     parts = urlsplit(origin)
-    if not parts.scheme or not parts.netloc or f"{parts.scheme}://{parts.netloc}" != origin.lower():
+    if (
+        not parts.scheme
+        or not parts.netloc
+        or f"{parts.scheme}://{parts.netloc}".lower() != origin.lower()
+    ):
         raise ValueError(
             f"allowed_origins: {origin!r} is no origin; write scheme://host or scheme://host:port, "
             "without a path or a closing slash"

@@ -59,9 +59,11 @@ logger = logging.getLogger("echo.websocket")
 
 
 class State(enum.Enum):
-    """Where a connection is in its life (RFC 6455 sections 4 and 7; the names are .NET's)."""
+    """Where a connection is in its life (RFC 6455 section 7; the names are .NET's).
 
-    CONNECTING = "connecting"
+    There is no state for connecting: whoever holds a socket has accepted it.
+    """
+
     OPEN = "open"
     CLOSE_SENT = "close sent"
     CLOSE_RECEIVED = "close received"
@@ -133,7 +135,7 @@ class WebSocket:
         self.options = options
         self.subprotocol = subprotocol
         """The subprotocol that was agreed on (section 1.9), or None."""
-        self.state = State.CONNECTING
+        self.state = State.OPEN
         self.close_code: int | None = None
         """The peer's close code; 1005 if its frame had none, 1006 if there was no frame, None
         while the connection is open."""
@@ -154,7 +156,7 @@ class WebSocket:
         # Sending
         self._deflater = Deflater(agreement) if agreement else None
         self._sending: MessageType | None = None  # the message that is being sent in parts
-        self._plain = False  # whether a whole message can go out as it is
+        self._plain = agreement is None  # whether a whole message can go out as it is
         self._owed_pong: bytes | None = None
         self._pings: dict[bytes, _RoundTrip] = {}  # by payload, oldest first
         self._keep_alive: KeepAlive | None = None
@@ -420,11 +422,13 @@ class WebSocket:
     # What carriers call
 
     def opened(self) -> None:
-        """The opening handshake is answered: the socket is open, unless its peer has gone."""
+        """The opening handshake is answered: frames may flow.
+
+        The peer's may have come before. If the peer has gone by now, the handler learns it as
+        always: when it uses the socket.
+        """
         if self._closed.is_set():
-            raise self._error()
-        self.state = State.OPEN
-        self._plain = self._deflater is None
+            return
         self.worker.sockets.add(self)
         self.carrier.start()
         if self.options.keep_alive_interval is not None:
@@ -506,6 +510,8 @@ class WebSocket:
 
     def _take(self, events: Sequence[Event]) -> None:
         for event in events:
+            if isinstance(event, Ping | Pong):  # its bytes do not wait for the handler
+                self._unread = max(self._unread - len(event.payload) - 6, 0)
             if isinstance(event, Ping):
                 self._take_ping(event.payload)
             elif isinstance(event, Pong):
@@ -561,6 +567,7 @@ class WebSocket:
         self._send_close(close_payload(code, event.reason))
 
     def _send_close(self, payload: bytes) -> None:
+        self._owed_pong = None
         self.carrier.put(FIN | CLOSE, payload)
         self._close_sent = True
         self._plain = False

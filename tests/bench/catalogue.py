@@ -3,6 +3,8 @@
 A server is a command that echoes at ws://127.0.0.1:PORT/ws; a shape is a question put to each.
 """
 
+# ruff: noqa: RUF001 (a multiplication sign is meant)
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum

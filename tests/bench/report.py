@@ -17,7 +17,7 @@ from typing import Any
 from .catalogue import REFERENCES, Kind, Server, Shape
 from .measure import Sample
 
-NOTHING = "–"
+NOTHING = "–"  # noqa: RUF001
 
 
 @dataclass(slots=True)

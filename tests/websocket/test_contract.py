@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import zlib
 from typing import Any
 
 import pytest
 import trio
 from trio_websocket import ConnectionClosed as ClientClosed
+from trio_websocket import WebSocketConnection
 
 from echo.application import echo
 from echo.websocket import (
@@ -21,12 +22,22 @@ from echo.websocket import (
     WebSocket,
     WebSocketOptions,
 )
-from tests.harness import CARRIERS, Handler, Service, serve
+from tests.harness import CARRIERS, Handler, frame, serve
 
 WITH_FRAMES = tuple(name for name in CARRIERS if name != "asgi")
 
 every_carrier = pytest.mark.parametrize("carrier", CARRIERS)
 every_carrier_with_frames = pytest.mark.parametrize("carrier", WITH_FRAMES)
+
+
+def close_of(client: WebSocketConnection) -> tuple[int, str | None]:
+    """The code and the reason that a client saw."""
+    assert client.closed is not None
+    return client.closed.code, client.closed.reason
+
+
+def close_code(client: WebSocketConnection) -> int:
+    return close_of(client)[0]
 
 
 async def iterate(socket: WebSocket) -> None:
@@ -97,7 +108,7 @@ async def test_the_peers_close_code_and_reason_reach_the_handler_and_are_echoed(
 
     async with serve(handler, carrier) as service, service.connect() as client:
         await client.aclose(4001, "enough")
-        assert (client.closed.code, client.closed.reason) == (4001, "enough")
+        assert close_of(client) == (4001, "enough")
         await trio.testing.wait_all_tasks_blocked(0.05)
     assert seen == [(4001, "enough", State.CLOSED)]
 
@@ -127,7 +138,7 @@ async def test_the_handlers_close_code_and_reason_reach_the_peer(carrier: str) -
     async with serve(handler, carrier) as service, service.connect() as client:
         with pytest.raises(ClientClosed):
             await client.get_message()
-        assert (client.closed.code, client.closed.reason) == (4002, "go away")
+        assert close_of(client) == (4002, "go away")
 
 
 @every_carrier
@@ -139,7 +150,7 @@ async def test_a_handler_that_ends_closes_with_1000(carrier: str) -> None:
         assert await client.get_message() == "bye"
         with pytest.raises(ClientClosed):
             await client.get_message()
-        assert client.closed.code == 1000
+        assert close_code(client) == 1000
 
 
 @every_carrier
@@ -160,7 +171,7 @@ async def test_a_handler_that_fails_closes_its_socket_with_1011_and_no_other(
         await failing.send_message("fail")
         with pytest.raises(ClientClosed):
             await failing.get_message()
-        assert failing.closed.code == 1011
+        assert close_code(failing) == 1011
         await healthy.send_message("still here")
         assert await healthy.get_message() == "still here"
     logged = [record for record in caplog.records if record.exc_info]
@@ -181,7 +192,7 @@ async def test_abort_drops_the_connection_without_a_close_frame(carrier: str) ->
         await client.send_message("go")
         with pytest.raises(ClientClosed):
             await client.get_message()
-        assert client.closed.code == (1006 if carrier != "asgi" else 1011)
+        assert close_code(client) == (1006 if carrier != "asgi" else 1011)
 
 
 @every_carrier
@@ -246,8 +257,6 @@ async def test_a_close_is_answered_after_what_came_before_it(carrier: str) -> No
             await socket.send(message)
 
     async with serve(handler, carrier) as service, service.peer() as peer:
-        from tests.harness import frame
-
         await peer.send_raw(b"".join((frame(0x82, b"1"), frame(0x82, b"2"), frame(0x88, b""))))
         assert await peer.receive() == (0x82, b"1")
         assert await peer.receive() == (0x82, b"2")
@@ -285,7 +294,7 @@ async def test_the_slowness_of_a_handler_pauses_the_peer_and_loses_nothing(carri
 
         async def send() -> None:
             for number in range(count):
-                await peer.send(0x82, number.to_bytes(4, "big") * 4096, None or b"\0\0\0\0")
+                await peer.send(0x82, number.to_bytes(4, "big") * 4096, b"\0\0\0\0")
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
@@ -387,14 +396,13 @@ async def test_bad_input_gets_its_close_code_at_the_first_offending_byte(
 @every_carrier
 async def test_a_message_that_is_too_large_is_refused_with_1009(carrier: str) -> None:
     options = WebSocketOptions(max_message_size=1000, close_timeout=0.3)
-    async with serve(iterate, carrier, options=options) as service:
-        async with service.connect() as client:
-            await client.send_message(b"x" * 1000)
-            assert await client.get_message() == b"x" * 1000
-            await client.send_message(b"x" * 1001)
-            with pytest.raises(ClientClosed):
-                await client.get_message()
-            assert client.closed.code == 1009
+    async with serve(iterate, carrier, options=options) as service, service.connect() as client:
+        await client.send_message(b"x" * 1000)
+        assert await client.get_message() == b"x" * 1000
+        await client.send_message(b"x" * 1001)
+        with pytest.raises(ClientClosed):
+            await client.get_message()
+        assert close_code(client) == 1009
 
 
 @every_carrier
@@ -430,7 +438,7 @@ async def test_a_task_of_the_sockets_nursery_that_fails_closes_with_1011(
     async with serve(handler, carrier) as service, service.connect() as client:
         with pytest.raises(ClientClosed):
             await client.get_message()
-        assert client.closed.code == 1011
+        assert close_code(client) == 1011
     assert "on purpose" in caplog.text
 
 
@@ -531,7 +539,7 @@ async def test_a_shutdown_closes_open_sockets_with_1001(carrier: str) -> None:
         for client in (one, two):
             with pytest.raises(ClientClosed):
                 await client.get_message()
-            assert client.closed.code == 1001
+            assert close_code(client) == 1001
 
 
 @every_carrier_with_frames
@@ -549,7 +557,7 @@ async def test_who_awaits_the_shutdown_has_time_for_last_words(carrier: str) -> 
         assert await client.get_message() == "last words"
         with pytest.raises(ClientClosed):
             await client.get_message()
-        assert client.closed.code == 1012
+        assert close_code(client) == 1012
 
 
 @pytest.mark.parametrize("carrier", ["tcp", "portable", "unix", "tls"])
@@ -560,39 +568,37 @@ async def test_a_shutdown_ends_in_its_grace_whatever_the_peers_do(carrier: str) 
                 await socket.send(b"x" * 16384)
         await trio.sleep_forever()
 
-    async with serve(handler, carrier, grace=1.0) as service:
-        async with service.peer() as deaf, service.peer() as silent, service.connect() as good:
-            await deaf.send(0x81, b"pour")
-            await silent.send(0x81, b"sleep")
-            await trio.sleep(0.2)
-            start = trio.current_time()
-            service.shut_down()
-            with pytest.raises(ClientClosed):
-                await good.get_message()
-            assert good.closed.code == 1001
-            await service.over.wait()
-            assert trio.current_time() - start < 2.0
-
-
-Compressed = Callable[[Service], Any]
+    async with (
+        serve(handler, carrier, grace=1.0) as service,
+        service.peer() as deaf,
+        service.peer() as silent,
+        service.connect() as good,
+    ):
+        await deaf.send(0x81, b"pour")
+        await silent.send(0x81, b"sleep")
+        await trio.sleep(0.2)
+        start = trio.current_time()
+        service.shut_down()
+        with pytest.raises(ClientClosed):
+            await good.get_message()
+        assert close_code(good) == 1001
+        await service.over.wait()
+        assert trio.current_time() - start < 2.0
 
 
 @every_carrier_with_frames
 async def test_compressed_messages_come_back(carrier: str) -> None:
-    from wsproto.extensions import PerMessageDeflate
-
     options = WebSocketOptions(compression=True)
-    async with serve(iterate, carrier, options=options) as service:
-        async with service.peer("Sec-WebSocket-Extensions: permessage-deflate") as peer:
-            assert "permessage-deflate" in peer.response
-            import zlib
-
-            deflater = zlib.compressobj(wbits=-15)
-            inflater = zlib.decompressobj(-15)
-            for text in (b"hello " * 100, b"hello " * 100, b""):
-                data = deflater.compress(text) + deflater.flush(zlib.Z_SYNC_FLUSH)
-                await peer.send(0xC1, data[:-4])
-                first, payload = await peer.receive()
-                assert first == 0xC1
-                assert inflater.decompress(payload + b"\0\0\xff\xff") == text
-    del PerMessageDeflate
+    async with (
+        serve(iterate, carrier, options=options) as service,
+        service.peer("Sec-WebSocket-Extensions: permessage-deflate") as peer,
+    ):
+        assert "permessage-deflate" in peer.response
+        deflater = zlib.compressobj(wbits=-15)
+        inflater = zlib.decompressobj(-15)
+        for text in (b"hello " * 100, b"hello " * 100, b""):
+            data = deflater.compress(text) + deflater.flush(zlib.Z_SYNC_FLUSH)
+            await peer.send(0xC1, data[:-4])
+            first, payload = await peer.receive()
+            assert first == 0xC1
+            assert inflater.decompress(payload + b"\0\0\xff\xff") == text

@@ -32,7 +32,7 @@ class StreamCarrier(Carrier):
         transport: where its frames go.
     """
 
-    __slots__ = ("_abort", "_closed", "_half_close", "_room", "_transport", "_work")
+    __slots__ = ("_abort", "_half_close", "_room", "_transport", "_work", "closed")
 
     def __init__(self, socket: WebSocket, transport: Transport) -> None:
         super().__init__(socket)
@@ -40,18 +40,18 @@ class StreamCarrier(Carrier):
         self._work = trio.Event()
         self._room = trio.Event()
         self._half_close = False
-        self._closed = False
+        self.closed = False
         self._abort = False
 
     async def fed(self, data: bytes) -> None:
         """Hand over what the peer sent, and wait while the inbox is full. Empty: its end."""
-        if self._closed:
+        if self.closed:
             return
         if not data:
             self.socket.lost()
             return
         self.socket.feed(data)
-        while self.socket.full and not self._closed:
+        while self.socket.full and not self.closed:
             self._room = trio.Event()
             await self._room.wait()
 
@@ -69,7 +69,7 @@ class StreamCarrier(Carrier):
         self._work.set()
 
     def close(self, *, abort: bool) -> None:
-        self._closed = True
+        self.closed = True
         self._abort = abort
         self._work.set()
         self._room.set()
@@ -77,7 +77,7 @@ class StreamCarrier(Carrier):
     async def _write(self) -> None:
         """Write the outbox until the connection is closed, then close the stream."""
         try:
-            while not self._closed:
+            while not self.closed:
                 if self.pieces:
                     await self._write_some()
                 elif self._half_close:
@@ -101,7 +101,7 @@ class StreamCarrier(Carrier):
             await self._transport.send_all(data)
         if deadline.cancelled_caught:
             self.socket.drop("peer does not read: send_timeout passed")
-        elif not self._closed:
+        elif not self.closed:
             self.taken(len(data))
 
     def _some_pieces(self) -> list[bytes | memoryview]:
