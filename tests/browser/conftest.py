@@ -39,7 +39,7 @@ CHROMIUM_FLAGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service() -> Iterator[str]:
     """The base URL of `echo:app` under Hypercorn."""
     port = free_port()
@@ -57,7 +57,7 @@ def service() -> Iterator[str]:
                 raise
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     executable = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
