@@ -29,7 +29,8 @@ def _create_app() -> ASGIApp:
 
     for line in unknown_variables(os.environ):
         logging.getLogger("echo").warning(line)
-    return create_app(_settings)
+    # The app beneath Quart's own __call__, which would only stand between.
+    return create_app(_settings).asgi_app
 
 
 app = GuestApp(_create_app)

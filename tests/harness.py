@@ -23,18 +23,21 @@ import trustme
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.trio.lifespan import Lifespan
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from quart_trio import QuartTrio
 
+from echo.hosting.hypercorn.connection import Connection
 from echo.websocket import WebSocket, WebSocketMiddleware, WebSocketOptions, accept, use_websockets
 from tests.http2 import Http2Tunnel
 
 Handler = Callable[[WebSocket], Awaitable[None]]
 
-CARRIERS = ("tcp", "portable", "unix", "tls", "memory", "http2", "asgi")
-"""TCP on the reactor and off it, and everything else a socket can ride on."""
+CARRIERS = ("tcp", "reused", "portable", "unix", "tls", "memory", "http2", "asgi")
+"""TCP on the reactor and off it, and everything else a socket can ride on.
+
+On "reused" the connection has served another request before, as one of a proxy's may have.
+"""
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 
@@ -265,7 +268,7 @@ async def _serve_memory(
                 server.socket = _MemorySocket()
 
                 async def run() -> None:
-                    await TCPServer(wrapper, config, context, ConnectionState({}), server)
+                    await Connection(wrapper, config, context, ConnectionState({}), server)
 
                 nursery.start_soon(run)
                 if carrier == "http2":
@@ -320,6 +323,11 @@ async def _serve_socket(
                     return await trio.open_unix_socket(path)
                 port = int(binds[0].rsplit(":", 1)[1])
                 stream: Any = await trio.open_tcp_stream("127.0.0.1", port)
+                if carrier == "reused":
+                    await stream.send_all(b"HEAD /none HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    answer = b""
+                    while not answer.endswith(b"\r\n\r\n"):
+                        answer += await stream.receive_some(65536)
                 if client_context is not None:
                     stream = trio.SSLStream(
                         stream, client_context, server_hostname="localhost", https_compatible=True

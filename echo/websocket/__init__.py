@@ -17,10 +17,12 @@ from echo.websocket.errors import (
     ConnectionClosed,
     ConnectionClosedError,
     ConnectionClosedOK,
+    OriginNotAllowed,
     UsageError,
     WebSocketError,
 )
-from echo.websocket.middleware import WebSocketMiddleware, accept
+from echo.websocket.middleware import WebSocketMiddleware
+from echo.websocket.opening import accept
 from echo.websocket.options import WebSocketOptions
 from echo.websocket.quart import use_websockets
 from echo.websocket.socket import State, WebSocket
@@ -31,6 +33,7 @@ __all__ = [
     "ConnectionClosedError",
     "ConnectionClosedOK",
     "MessageType",
+    "OriginNotAllowed",
     "State",
     "UsageError",
     "WebSocket",

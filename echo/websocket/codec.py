@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import codecs
 import struct
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, TypeAlias
@@ -45,7 +44,6 @@ NO_STATUS = 1005  # what a close frame without a code reads as
 ABNORMAL = 1006  # what a connection without a close frame reads as
 
 _WHOLE_TEXT, _WHOLE_BINARY = int(FIN | TEXT), int(FIN | BINARY)
-_WHOLE = (_WHOLE_BINARY, _WHOLE_TEXT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +95,7 @@ class Decoder:
     """
 
     __slots__ = (
+        "_between_messages",
         "_chunk_size",
         "_compressed",
         "_fin",
@@ -104,6 +103,7 @@ class Decoder:
         "_in_frame",
         "_inbox",
         "_inflater",
+        "_longest",
         "_mask",
         "_masked",
         "_max_size",
@@ -119,7 +119,7 @@ class Decoder:
 
     def __init__(
         self,
-        inbox: deque[Chunk],
+        inbox: MutableSequence[Chunk],
         *,
         max_message_size: int,
         chunk_size: int,
@@ -129,8 +129,10 @@ class Decoder:
         self._inbox = inbox
         self._max_size = max_message_size
         self._chunk_size = chunk_size
+        self._longest = min(max_message_size, chunk_size)  # message that is one chunk
         self._inflater = inflater
         self._masked = masked
+        self._between_messages = masked  # nothing is in progress, and none of our bytes wait
         self._over = False  # a close frame or a violation ended the reading
         self._tail = b""  # bytes not looked at yet: an incomplete header, or a stall
         self.stalled = False
@@ -151,56 +153,69 @@ class Decoder:
 
     def feed(self, data: bytes) -> Sequence[Event]:
         """Take what the peer sent; return its control frames and, last, a violation."""
-        if self._over:
+        position = 0
+        if self._between_messages:
+            position = self._whole_messages(data, 0)
+            if position == len(data):
+                return ()
+        elif self._over:
             return ()
         events: list[Event] = []
         try:
-            self._read(data, events)
+            self._read(data, position, events)
         except _Refused as refused:
             self._over = True
             self._tail = b""
             self.stalled = False
             events.append(refused.violation)
+        self._between_messages = (
+            self._masked and self._type is None and not (self._tail or self.stalled or self._over)
+        )
         return events
 
-    def _read(self, data: bytes, events: list[Event]) -> None:
+    def _whole_messages(self, data: bytes, position: int) -> int:
+        """The fast path: messages in one frame, all of it in `data`; return where they end."""
+        inbox = self._inbox
+        longest = self._longest
+        size = len(data)
+        while size - position > 5:
+            first = data[position]
+            length = data[position + 1] - MASK
+            start = position + 6
+            if length == 126 and size - position > 7:
+                length = (data[position + 2] << 8) | data[position + 3]
+                start = position + 8
+                if length < 126:
+                    break  # not the shortest form
+            elif length > 125:
+                break
+            stop = start + length
+            if length < 0 or length > longest or stop > size:
+                break
+            if first == _WHOLE_BINARY:
+                payload = apply_mask(data[start:stop], data[start - 4 : start])
+                inbox.append((payload, BINARY, True))
+            elif first == _WHOLE_TEXT:
+                payload = apply_mask(data[start:stop], data[start - 4 : start])
+                if not (payload.isascii() or _is_utf8(payload)):
+                    break
+                inbox.append((payload, TEXT, True))
+            else:
+                break
+            position = stop
+        return position
+
+    def _read(self, data: bytes, position: int, events: list[Event]) -> None:
         if self._tail:
             data = self._tail + data
             self._tail = b""
-        position = 0
         if self.stalled:
             self._inflate(b"")
             if self.stalled:
                 self._tail = data
                 return
         size = len(data)
-        put = self._inbox.append
-        longest = min(self._max_size, self._chunk_size)
-        simple = self._masked and self._type is None
         while position < size:
-            # The fast path: a whole message in one frame, all of it in this chunk.
-            if simple and size - position > 5:
-                first = data[position]
-                length = data[position + 1] - MASK
-                start = position + 6
-                if length == 126 and size - position > 7:
-                    length = (data[position + 2] << 8) | data[position + 3]
-                    start = position + 8
-                    if length < 126:
-                        length = -1  # not the shortest form: for _frame to refuse
-                elif length > 125:
-                    length = -1
-                stop = start + length
-                if first in _WHOLE and 0 <= length <= longest and stop <= size:
-                    payload = apply_mask(data[start:stop], data[start - 4 : start])
-                    if first == _WHOLE_BINARY:
-                        put((payload, BINARY, True))
-                    else:
-                        if not payload.isascii():
-                            _check_utf8(payload)
-                        put((payload, TEXT, True))
-                    position = stop
-                    continue
             if self._in_frame:
                 position = self._payload(data, position)
             else:
@@ -210,7 +225,8 @@ class Decoder:
                 return
             if self._over:
                 return
-            simple = self._masked and self._type is None
+            if self._type is None and self._masked:
+                position = self._whole_messages(data, position)
 
     def _frame(self, data: bytes, position: int, events: list[Event]) -> int:
         """Read one header, and what is there of its payload; return where it ends."""
@@ -396,11 +412,12 @@ class Decoder:
             raise _Refused(1007, "text is not UTF-8") from error
 
 
-def _check_utf8(payload: bytes) -> None:
+def _is_utf8(payload: bytes) -> bool:
     try:
         payload.decode()
-    except UnicodeDecodeError as error:
-        raise _Refused(1007, "text is not UTF-8") from error
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def is_close_code(code: int) -> bool:

@@ -16,6 +16,10 @@ class UsageError(WebSocketError, RuntimeError):
     """The application used a socket in a way the protocol forbids; the message says how."""
 
 
+class OriginNotAllowed(WebSocketError):
+    """A page of this origin may not connect (RFC 6455 section 10.2)."""
+
+
 class ConnectionClosed(WebSocketError):
     """The connection is over: nothing more can be received or sent.
 

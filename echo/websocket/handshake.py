@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 Headers = Iterable[tuple[bytes, bytes]]
 
 VERSION = "13"
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"([!-~\x80-\xff]([ \t!-~\x80-\xff]*[!-~\x80-\xff])?)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,20 @@ def header(headers: Headers, name: bytes) -> str | None:
     """A header's value; several of one name are one list (RFC 9110 section 5.3)."""
     values = [value.decode("latin-1").strip() for key, value in headers if key.lower() == name]
     return ", ".join(values) if values else None
+
+
+def encode_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Headers for an answer, in the shape of ASGI (RFC 9110 section 5.5).
+
+    Raises:
+        ValueError: a name is no token, or a value holds what could begin another line.
+    """
+    encoded = []
+    for name, value in headers:
+        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+            raise ValueError(f"{name!r}: {value!r} cannot be a header: see RFC 9110 section 5.5")
+        encoded.append((name.lower().encode(), value.encode("latin-1")))
+    return encoded
 
 
 def origin_allowed(origin: str | None, allowed: tuple[str, ...]) -> bool:

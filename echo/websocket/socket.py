@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import enum
 import logging
-import struct
-import time
-from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -48,6 +45,7 @@ from echo.websocket.errors import (
 )
 from echo.websocket.keepalive import KeepAlive
 from echo.websocket.parking import Parking
+from echo.websocket.roundtrips import RoundTrips
 
 if TYPE_CHECKING:
     from echo.websocket.carriers import Carrier
@@ -71,14 +69,6 @@ class State(enum.Enum):
     ABORTED = "aborted"
 
 
-class _RoundTrip:
-    """A ping that waits for its pong."""
-
-    def __init__(self) -> None:
-        self.ended = trio.Event()
-        self.seconds: float | None = None  # None still, if the connection ended first
-
-
 class WebSocket:
     """An accepted WebSocket. `accept()` makes it.
 
@@ -90,18 +80,19 @@ class WebSocket:
 
     __slots__ = (
         "__weakref__",
+        "_batch",
         "_close_sent",
-        "_closed",
         "_closing",
         "_decoder",
         "_deflater",
+        "_ended",
         "_inbox",
         "_keep_alive",
         "_owed_pong",
         "_partial",
-        "_pings",
         "_plain",
         "_reader",
+        "_round_trips",
         "_sending",
         "_timer",
         "_unread",
@@ -142,7 +133,8 @@ class WebSocket:
         self.close_reason: str | None = None
         """The peer's close reason, "" if it gave none, None while the connection is open."""
         # Receiving
-        self._inbox: deque[Chunk] = deque()
+        self._inbox: list[Chunk] = []  # what came; two lists weigh a fifth of a deque
+        self._batch: list[Chunk] = []  # what the handler took of it at once, last first
         self._decoder = Decoder(
             self._inbox,
             max_message_size=options.max_message_size,
@@ -151,21 +143,21 @@ class WebSocket:
         )
         self._unread = 0  # bytes fed since the inbox was last empty
         self._reader = Parking()  # where the handler waits for the inbox
-        self._partial: list[bytes] = []  # of a message that receive() was cancelled in
+        self._partial: list[bytes] | None = None  # of a message that receive() was cancelled in
         self.heard = False  # whether the peer gave a sign of life; keep-alive resets it
         # Sending
         self._deflater = Deflater(agreement) if agreement else None
         self._sending: MessageType | None = None  # the message that is being sent in parts
         self._plain = agreement is None  # whether a whole message can go out as it is
         self._owed_pong: bytes | None = None
-        self._pings: dict[bytes, _RoundTrip] = {}  # by payload, oldest first
+        self._round_trips: RoundTrips | None = None  # once it pings
         self._keep_alive: KeepAlive | None = None
         # Closing
         self._closing: Close | Violation | None = None  # what the peer did and we must answer
         self._close_sent = False
         self._timer: Timer | None = None  # the deadline of the closing handshake
         self._why = ""
-        self._closed = trio.Event()
+        self._ended: trio.Event | None = None  # for who waits for the end
         self.awaits_shutdown = False
 
     def __repr__(self) -> str:
@@ -185,9 +177,11 @@ class WebSocket:
             ConnectionClosedError: the connection is lost or was failed.
             trio.BusyResourceError: another task is receiving.
         """
-        if not self._inbox:
-            await self._await_inbox()
-        return self._inbox.popleft()
+        batch = self._batch
+        while not batch:
+            if not self._fill_batch():
+                await self._reader.wait()
+        return batch.pop()
 
     async def receive(self) -> str | bytes:
         """Receive a whole message: `str` for text, `bytes` for binary.
@@ -197,20 +191,19 @@ class WebSocket:
 
         Raises: as `receive_chunk()`.
         """
-        inbox = self._inbox
-        if not inbox:
-            await self._await_inbox()
-        data, kind, end = inbox.popleft()
+        batch = self._batch
+        while not batch:
+            if not self._fill_batch():
+                await self._reader.wait()
+        data, kind, end = batch.pop()
         if not end or self._partial:
-            parts = self._partial
+            parts = self._partial = self._partial or []
             parts.append(data)
             while not end:
-                if not inbox:
-                    await self._await_inbox()
-                data, kind, end = inbox.popleft()
+                data, kind, end = await self.receive_chunk()
                 parts.append(data)
             data = b"".join(parts)
-            parts.clear()
+            self._partial = None
         return data.decode() if kind is TEXT else data
 
     def __aiter__(self) -> WebSocket:
@@ -223,25 +216,33 @@ class WebSocket:
         except ConnectionClosedOK:
             raise StopAsyncIteration from None
 
-    async def _await_inbox(self) -> None:
-        """Wait until the inbox is not empty, or raise why it will stay so."""
+    def _fill_batch(self) -> bool:
+        """Take what has come, or raise why nothing more can come.
+
+        Returns: whether there was something; else a task that receives has to wait.
+        """
         inbox = self._inbox
-        while True:
+        if not inbox:
             self._unread = 0
             if self._decoder.stalled:
                 self._take(self._decoder.feed(b""))
             self.carrier.resume()
-            if inbox:
-                return
-            if self._closing is not None:
-                self._answer()
-            if self.state is not State.OPEN:
-                raise self._error()
-            if self._reader.task is not None:
-                raise trio.BusyResourceError("another task is receiving from this WebSocket")
-            # What the handler has sent is complete for now: it need not wait for the next tick.
-            self.carrier.flush()
-            await self._reader.wait()
+        if inbox:
+            if len(inbox) == 1:
+                self._batch.append(inbox.pop())
+            else:
+                self._batch += reversed(inbox)
+                inbox.clear()
+            return True
+        if self._closing is not None:
+            self._answer()
+        if self.state is not State.OPEN:
+            raise self._error()
+        if self._reader.task is not None:
+            raise trio.BusyResourceError("another task is receiving from this WebSocket")
+        # What the handler has sent is complete for now: it need not wait for the next tick.
+        self.carrier.flush()
+        return False
 
     # Sending
 
@@ -296,11 +297,12 @@ class WebSocket:
 
         Raises: as `send()`; UsageError also if `kind` differs from the parts before.
         """
+        carrier = self.carrier
         if self._plain and end:
-            self.carrier.put(kind | FIN, data)
+            carrier.put(kind | FIN, data)
         else:
             self._put(data, kind, end, compress)
-        if wait and self.carrier.size > self.options.send_buffer_size:
+        if wait and carrier.size > self.options.send_buffer_size:
             await self._make_room()
 
     def _put(self, data: bytes, kind: MessageType, end: bool, compress: bool) -> None:
@@ -340,15 +342,16 @@ class WebSocket:
         Raises:
             ConnectionClosed: the connection ended before the pong came.
         """
-        payload = struct.pack("!Q", time.perf_counter_ns())
         if not self._writable:
             raise self._error()
-        trip = self._pings[payload] = _RoundTrip()
-        self.send_ping(payload)
+        if self._round_trips is None:
+            self._round_trips = RoundTrips()
+        trip = self._round_trips.begin()
+        self.send_ping(trip.payload)
         try:
             await trip.ended.wait()
         finally:
-            self._pings.pop(payload, None)
+            self._round_trips.forget(trip)
         if trip.seconds is None:
             raise self._error()
         return trip.seconds
@@ -369,7 +372,7 @@ class WebSocket:
             ValueError: the code may not be sent, or the reason is too long.
         """
         self.begin_close(code, reason)
-        await self._closed.wait()
+        await self.wait_closed()
 
     def begin_close(self, code: int = 1000, reason: str = "") -> None:
         """Do what `close()` does, without waiting for the end of it."""
@@ -384,7 +387,16 @@ class WebSocket:
 
     async def wait_closed(self) -> None:
         """Wait until the connection is closed or lost."""
-        await self._closed.wait()
+        if self._ended is None:
+            self._ended = trio.Event()
+            if self.is_over:
+                self._ended.set()
+        await self._ended.wait()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the connection is closed or lost."""
+        return self.state in (State.CLOSED, State.ABORTED)
 
     async def shutting_down(self) -> None:
         """Wait until the server shuts down. There is then time for some last words.
@@ -404,7 +416,7 @@ class WebSocket:
     def attach(self, nursery: trio.Nursery) -> None:
         """The handler runs in this nursery from now on."""
         self.nursery = nursery
-        if self._closed.is_set():
+        if self.is_over:
             self._limit_handler()
 
     def leave(self, code: int, reason: str) -> None:
@@ -427,7 +439,7 @@ class WebSocket:
         The peer's may have come before. If the peer has gone by now, the handler learns it as
         always: when it uses the socket.
         """
-        if self._closed.is_set():
+        if self.is_over:
             return
         self.worker.sockets.add(self)
         self.carrier.start()
@@ -451,8 +463,12 @@ class WebSocket:
     def full(self) -> bool:
         """Whether the inbox holds enough: who feeds should pause until `Carrier.resume()`."""
         # With an empty inbox the bytes are in a chunk that is not full yet: more must come.
-        enough = self._unread >= self.options.inbox_size and bool(self._inbox)
+        enough = self._unread >= self.options.inbox_size and self._holds_some
         return enough or self._decoder.stalled
+
+    @property
+    def _holds_some(self) -> bool:
+        return bool(self._inbox or self._batch)
 
     @property
     def wanted(self) -> int:
@@ -468,7 +484,7 @@ class WebSocket:
 
     def drop(self, why: str) -> None:
         """End the connection without a goodbye, or without waiting any longer for one."""
-        if not self._close_sent and not self._closed.is_set():
+        if not self._close_sent and not self.is_over:
             self._why = why
         self._end(State.ABORTED)
 
@@ -515,7 +531,8 @@ class WebSocket:
             if isinstance(event, Ping):
                 self._take_ping(event.payload)
             elif isinstance(event, Pong):
-                self._take_pong(event.payload)
+                if self._round_trips is not None:
+                    self._round_trips.answered(event.payload)
             else:
                 self._take_end(event)
 
@@ -527,17 +544,6 @@ class WebSocket:
         else:
             self.send_pong(payload)
 
-    def _take_pong(self, payload: bytes) -> None:
-        if payload in self._pings:
-            # A pong answers all pings up to its own (section 5.5.3).
-            now = time.perf_counter_ns()
-            for sent, trip in list(self._pings.items()):
-                del self._pings[sent]
-                trip.seconds = (now - int.from_bytes(sent, "big")) / 1e9
-                trip.ended.set()
-                if sent == payload:
-                    break
-
     def _take_end(self, event: Close | Violation) -> None:
         """The peer has closed, or must be closed for what it did."""
         self._closing = event
@@ -547,7 +553,7 @@ class WebSocket:
                 self.state = State.CLOSE_RECEIVED
         if self._close_sent:
             self._finish()
-        elif self._inbox:
+        elif self._holds_some:
             # The handler may answer what came before; its next receive() answers this.
             self._timer = self.worker.clock.call_in(self.options.close_timeout, self._answer)
         else:
@@ -586,6 +592,7 @@ class WebSocket:
     def _discard(self) -> None:
         """Throw away what came, so that the peer's close frame can come."""
         self._inbox.clear()
+        self._batch.clear()
         while self._decoder.stalled:
             self._take(self._decoder.feed(b""))
             self._inbox.clear()
@@ -599,7 +606,7 @@ class WebSocket:
 
     def _end(self, state: State) -> None:
         """The one end of every connection."""
-        if self._closed.is_set():
+        if self.is_over:
             return
         self.state = state
         self._plain = False
@@ -614,10 +621,11 @@ class WebSocket:
             self._keep_alive.stop()
         self.carrier.close(abort=state is State.ABORTED)
         self.carrier.stop()
-        for trip in self._pings.values():
-            trip.ended.set()
+        if self._round_trips is not None:
+            self._round_trips.abandon()
         self._reader.wake()
-        self._closed.set()
+        if self._ended is not None:
+            self._ended.set()
         if hasattr(self, "nursery"):
             self._limit_handler()
 

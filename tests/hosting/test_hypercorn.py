@@ -12,16 +12,22 @@ import h2.events
 import hypercorn.protocol
 import hypercorn.protocol.h2
 import hypercorn.protocol.h11
+import hypercorn.trio.run
 import pytest
 import trio
 import trio.testing
+from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, H2Protocol, StreamBuffer
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.protocol.ws_stream import Handshake, WSStream
+from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 
 import echo.hosting.hypercorn as seam
+from echo.hosting.hypercorn.connection import Connection
+from echo.hosting.hypercorn.http2 import Protocol
+from echo.hosting.hypercorn.stream import Stream
 from echo.websocket import WebSocket, WebSocketOptions
 from tests.harness import Peer, Service, serve
 from tests.http2 import Http2Connection, Http2Tunnel
@@ -38,7 +44,9 @@ from tests.http2 import Http2Connection, Http2Tunnel
         (H11Protocol, ("send",)),
         (H2Protocol, ("connection", "send", "stream_buffers", "streams")),
         (StreamBuffer, ("buffer",)),
-        (TCPServer, ("protocol", "send_lock", "stream")),
+        (TCPServer, ("app", "config", "context", "protocol", "send_lock", "state", "stream")),
+        (ProtocolWrapper, ("protocol",)),
+        (H11Protocol, ("keep_alive_requests",)),
     ],
 )
 def test_the_attributes_that_we_touch_are_set(kind: type, names: tuple[str, ...]) -> None:
@@ -64,6 +72,10 @@ def test_the_attributes_that_we_touch_are_set(kind: type, names: tuple[str, ...]
         (H2Protocol, "_handle_events", ["self", "events"]),
         (H2Protocol, "_flush", ["self"]),
         (TCPServer, "protocol_send", ["self", "event"]),
+        (TCPServer, "run", ["self"]),
+        (TCPServer, "_read_data", ["self"]),
+        (ProtocolWrapper, "handle", ["self", "event"]),
+        (TaskGroup, "spawn_app", ["self", "app", "config", "scope", "send"]),
     ],
 )
 def test_the_methods_that_we_call_or_override_take_what_we_give(
@@ -76,9 +88,11 @@ def test_the_methods_that_we_call_or_override_take_what_we_give(
 
 def test_the_classes_that_we_replace_are_looked_up_where_we_replace_them() -> None:
     seam.install()
-    assert hypercorn.protocol.h11.__dict__["WSStream"] is seam._WSStream
-    assert hypercorn.protocol.h2.__dict__["WSStream"] is seam._WSStream
-    assert hypercorn.protocol.__dict__["H2Protocol"] is seam._H2Protocol
+    assert hypercorn.protocol.h11.__dict__["WSStream"] is Stream
+    assert hypercorn.protocol.h2.__dict__["WSStream"] is Stream
+    assert hypercorn.protocol.__dict__["H2Protocol"] is Protocol
+    assert hypercorn.trio.run.__dict__["TCPServer"] is Connection
+    assert "TCPServer," in inspect.getsource(hypercorn.trio.run)
     assert "WSStream(" in inspect.getsource(H11Protocol)
     assert "WSStream(" in inspect.getsource(H2Protocol)
     assert "H2Protocol(" in inspect.getsource(hypercorn.protocol.ProtocolWrapper)

@@ -300,7 +300,7 @@ async def test_the_slowness_of_a_handler_pauses_the_peer_and_loses_nothing(carri
             nursery.start_soon(send)
             await trio.sleep(0.3)
             assert sockets[0].full
-            held = sum(len(chunk[0]) for chunk in sockets[0]._inbox)
+            held = sum(len(chunk[0]) for chunk in sockets[0]._inbox + sockets[0]._batch)
             assert held < 65536 + 2 * 65536
             go.set()
             assert await peer.receive() == (0x81, b"all")

@@ -43,7 +43,8 @@ async def ask(service: Service, *changed: str, path: str = "/ws") -> tuple[str, 
         if not data:
             break
         answer += data
-    head, _, body = answer.decode().partition("\r\n\r\n")
+    # After a 101 there may be frames, which are no text.
+    head, _, body = answer.decode("latin-1").partition("\r\n\r\n")
     length = next(
         (
             int(line.partition(":")[2])

@@ -8,7 +8,6 @@ come whole, and a server may not report the peer's close code.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -60,7 +59,7 @@ class AsgiCarrier(Carrier):
         super().__init__(socket)
         self._receive = receive
         self._send = send
-        self._frames: deque[Chunk] = deque()
+        self._frames: list[Chunk] = []
         self._peer = Decoder(
             self._frames, max_message_size=_ANY_SIZE, chunk_size=_ANY_SIZE, masked=False
         )
@@ -135,8 +134,10 @@ class AsgiCarrier(Carrier):
         events = self._peer.feed(data)
         # A server may shield its writes: the clock drops the socket, not a cancellation.
         self.expect_progress()
-        while self._frames:
-            await self._write_chunk(*self._frames.popleft())
+        frames = list(self._frames)
+        self._frames.clear()
+        for frame in frames:
+            await self._write_chunk(*frame)
         for event in events:
             if isinstance(event, Ping):
                 self._feed(FIN | PONG, event.payload)

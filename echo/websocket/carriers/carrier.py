@@ -11,17 +11,27 @@ from typing import TYPE_CHECKING
 
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
-from echo.websocket.codec import BINARY, CONTINUATION, FIN, TEXT, frame_header
+from echo.websocket.codec import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    FIN,
+    PING,
+    PONG,
+    RSV1,
+    TEXT,
+    frame_header,
+)
 
 if TYPE_CHECKING:
     from echo.websocket.clock import Timer
     from echo.websocket.socket import WebSocket
 
-# The headers of small frames, made once: they are most of what a busy server writes.
+# The headers of small frames by first byte and length, made once: most of what is written.
 _SMALL_HEADERS = {
-    first: [bytes((first, length)) for length in range(126)]
-    for opcode in (CONTINUATION, TEXT, BINARY)
-    for first in (opcode, FIN | opcode)
+    bits | opcode: [bytes((bits | opcode, length)) for length in range(126)]
+    for opcode in (CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG)
+    for bits in (0, FIN, RSV1, FIN | RSV1)
 }
 
 
@@ -43,6 +53,11 @@ class Carrier(ABC):
         self._send_timer: Timer | None = None
         self._taken = 0  # bytes the peer has taken since the send deadline was set
 
+    def begin_with(self, data: bytes) -> None:
+        """Let `data`, the answer to the handshake, go out before all frames."""
+        self.pieces.append(data)
+        self.size += len(data)
+
     # What the socket calls
 
     def put(self, first: int, payload: bytes) -> None:
@@ -51,13 +66,12 @@ class Carrier(ABC):
         if not pieces:
             self.wake()
         length = len(payload)
-        if length < 126 and first in _SMALL_HEADERS:
+        if length < 126:
             pieces.append(_SMALL_HEADERS[first][length] + payload)
             self.size += length + 2
         else:
             header = frame_header(first, length)
-            pieces.append(header)
-            pieces.append(payload)
+            pieces += (header, payload)
             self.size += length + len(header)
 
     async def drain(self) -> None:

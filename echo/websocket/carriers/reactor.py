@@ -14,7 +14,6 @@ import os
 import select
 import socket as stdlib_socket
 import struct
-from collections.abc import Callable
 from contextlib import suppress
 
 import trio
@@ -71,7 +70,8 @@ class Reactor:
                 await self._writer.wait()
             dirty, self._dirty = self._dirty, []
             for carrier in dirty:
-                carrier.flush()
+                if carrier.pieces:
+                    carrier.flush()
 
     def mark(self, carrier: ReactorCarrier) -> None:
         """See that the carrier is flushed in the next tick."""
@@ -87,7 +87,7 @@ class Reactor:
         self._epoll.modify(descriptor, events)
 
     def remove(self, descriptor: int) -> None:
-        if self._carriers.pop(descriptor, None) is not None:
+        if self._carriers.pop(descriptor, None) is not None and not self._epoll.closed:
             self._epoll.unregister(descriptor)
 
 
@@ -97,20 +97,18 @@ class ReactorCarrier(Carrier):
     Args:
         socket: the WebSocket to carry.
         reactor: the worker's.
-        transport: the connection; whoever opened it closes it again when `on_close` was called.
-        on_close: called once, when the connection has been let go.
+        transport: the connection, which the carrier closes.
     """
 
     __slots__ = (
         "_blocked",
-        "_descriptor",
         "_events",
         "_half_closed",
-        "_on_close",
         "_reactor",
         "_started",
         "_transport",
         "_watched",
+        "descriptor",
     )
 
     def __init__(
@@ -118,13 +116,11 @@ class ReactorCarrier(Carrier):
         socket: WebSocket,
         reactor: Reactor,
         transport: trio.SocketStream,
-        on_close: Callable[[], None],
     ) -> None:
         super().__init__(socket)
         self._reactor = reactor
         self._transport = transport.socket
-        self._descriptor = transport.socket.fileno()
-        self._on_close = on_close
+        self.descriptor = transport.socket.fileno()
         self._started = False
         self._watched = False
         self._events = 0
@@ -133,17 +129,20 @@ class ReactorCarrier(Carrier):
 
     def start(self) -> None:
         self._started = True
-        # Who opened the connection still waits for its bytes: it is woken, and calls watch().
-        trio.lowlevel.notify_closing(self._descriptor)
+        self.begin()
         if self.pieces:
             self._reactor.mark(self)
 
+    def begin(self) -> None:
+        """Begin to read; for a subclass to put off while somebody else reads."""
+        self.watch()
+
     def watch(self) -> None:
         """Nobody else reads the connection any more: the reactor does from now on."""
-        if self._descriptor >= 0 and not self._watched:
+        if self.descriptor >= 0 and not self._watched:
             self._watched = True
             self._events = _READ | (_WRITE if self._blocked else 0)
-            self._reactor.add(self, self._descriptor, self._events)
+            self._reactor.add(self, self.descriptor, self._events)
 
     def ready(self, events: int) -> None:
         """The epoll reports the descriptor."""
@@ -154,9 +153,10 @@ class ReactorCarrier(Carrier):
             if socket.full:
                 self._select(self._events & ~_READ)
                 return
-            size = min(max(_READ_SIZE, socket.wanted), _READ_MOST)
+            wanted = socket.wanted
+            size = _READ_SIZE if wanted <= _READ_SIZE else min(wanted, _READ_MOST)
             try:
-                data = os.read(self._descriptor, size)
+                data = os.read(self.descriptor, size)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -166,7 +166,7 @@ class ReactorCarrier(Carrier):
                 socket.feed(data)
             else:
                 socket.lost()
-        elif events & _BROKEN and self._descriptor >= 0:
+        elif events & _BROKEN and self.descriptor >= 0:
             self.socket.lost()
 
     def _broken(self, error: OSError) -> None:
@@ -180,7 +180,7 @@ class ReactorCarrier(Carrier):
     def _select(self, events: int) -> None:
         if events != self._events:
             self._events = events
-            self._reactor.change(self._descriptor, events)
+            self._reactor.change(self.descriptor, events)
 
     def wake(self) -> None:
         if self._started:
@@ -191,11 +191,11 @@ class ReactorCarrier(Carrier):
         while pieces and self._started:
             try:
                 if len(pieces) == 1:
-                    count = os.write(self._descriptor, pieces[0])
+                    count = os.write(self.descriptor, pieces[0])
                 elif self.size <= _JOIN:
-                    count = os.write(self._descriptor, b"".join(pieces))
+                    count = os.write(self.descriptor, b"".join(pieces))
                 else:
-                    count = os.writev(self._descriptor, pieces[:_GATHER])
+                    count = os.writev(self.descriptor, pieces[:_GATHER])
             except BlockingIOError:
                 count = 0
             except OSError as error:
@@ -210,7 +210,8 @@ class ReactorCarrier(Carrier):
             else:
                 self._drop_written(count)
             self.taken(count)
-        self._block(False)
+        if self._blocked:
+            self._block(False)
 
     def _drop_written(self, count: int) -> None:
         pieces = self.pieces
@@ -231,7 +232,7 @@ class ReactorCarrier(Carrier):
                 self._select(self._events | _WRITE if blocked else self._events & ~_WRITE)
 
     def half_close(self) -> None:
-        if not self._half_closed and self._descriptor >= 0:
+        if not self._half_closed and self.descriptor >= 0:
             self._half_closed = True
             try:
                 self._transport.shutdown(stdlib_socket.SHUT_WR)
@@ -239,11 +240,11 @@ class ReactorCarrier(Carrier):
                 self.socket.lost(str(error))
 
     def close(self, *, abort: bool) -> None:
-        if self._descriptor < 0:
+        if self.descriptor < 0:
             return
         if self._watched:
-            self._reactor.remove(self._descriptor)
-        self._descriptor = -1
+            self._reactor.remove(self.descriptor)
+        self.descriptor = -1
         self._started = self._watched = self._blocked = False
         if abort:
             with suppress(OSError):
@@ -251,4 +252,3 @@ class ReactorCarrier(Carrier):
                     stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, _LINGER_OFF
                 )
         self._transport.close()
-        self._on_close()

@@ -14,6 +14,7 @@ import trio
 from echo.websocket.carriers.carrier import Carrier
 from echo.websocket.socket import WebSocket
 
+_READ_SIZE = 65_536
 _WRITE_SIZE = 65_536  # bytes handed to the stream at once; each has the send deadline
 
 
@@ -125,3 +126,24 @@ class StreamCarrier(Carrier):
         if send_eof is not None:
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await send_eof()
+
+
+class ReadingCarrier(StreamCarrier):
+    """A socket on a stream that nobody else reads: a task of its own does."""
+
+    __slots__ = ("_source",)
+
+    def __init__(self, socket: WebSocket, stream: trio.abc.Stream) -> None:
+        super().__init__(socket, stream)
+        self._source = stream
+
+    def start(self) -> None:
+        super().start()
+        self.socket.worker.nursery.start_soon(self._read)
+
+    async def _read(self) -> None:
+        try:
+            while not self.closed:
+                await self.fed(bytes(await self._source.receive_some(_READ_SIZE)))
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+            self.socket.lost("connection lost while reading")
