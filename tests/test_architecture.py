@@ -36,6 +36,13 @@ FORBIDDEN = {
     "echo.websocket.carriers": ("echo.websocket.middleware", "quart", "quart_trio"),
     "echo.hosting": ("echo.application", "echo.cli", "echo.hubs"),
     "echo.hubs": ("echo.hosting", "echo.application", "echo.cli", "hypercorn"),
+    **{
+        f"echo.hubs.{part}": ("trio", "quart", "quart_trio", "hypercorn", "echo.websocket")
+        for part in (
+            *("messages", "protocol", "framing", "depth", "json", "messagepack"),
+            *("handshake", "binding"),
+        )
+    },
     "echo.settings": ("echo.application", "echo.cli", "echo.hosting", "echo.websocket"),
     "echo.application": ("echo.cli", "hypercorn"),
 }

@@ -1,0 +1,1 @@
+"""The hub layer: calls between clients and server in SignalR's wire protocol."""
