@@ -305,6 +305,38 @@ class WebSocket:
         if wait and carrier.size > self.options.send_buffer_size:
             await self._make_room()
 
+    def send_nowait(self, data: bytes, kind: MessageType) -> None:
+        """Send a message without ever waiting, for who sends the same to many.
+
+        What one peer does not read piles up: look at `unsent` afterwards, and drop who is slow.
+
+        Args:
+            data: the message; for text as UTF-8, which is not checked.
+            kind: its type.
+
+        Raises: ConnectionClosed and UsageError as `send()`.
+        """
+        if self._plain:
+            self.carrier.put(kind | FIN, data)
+        elif self._sending is not None:
+            raise UsageError("a message is being sent in parts: end it before sending another")
+        else:
+            self._put(data, kind, True, True)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for the peer to read."""
+        return self.carrier.size
+
+    async def drained(self) -> None:
+        """Wait until at most half of `send_buffer_size` waits for the peer, or it is gone."""
+        if self.carrier.size > self.options.send_buffer_size // 2 and not self.is_over:
+            self.carrier.flush()
+            if self.carrier.size > self.options.send_buffer_size // 2:
+                await self.carrier.drain()
+                return
+        await trio.lowlevel.checkpoint()
+
     def _put(self, data: bytes, kind: MessageType, end: bool, compress: bool) -> None:
         if not self._writable:
             raise self._error()

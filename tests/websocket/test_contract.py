@@ -602,3 +602,37 @@ async def test_compressed_messages_come_back(carrier: str) -> None:
             first, payload = await peer.receive()
             assert first == 0xC1
             assert inflater.decompress(payload + b"\0\0\xff\xff") == text
+
+
+@every_carrier
+async def test_messages_sent_without_waiting_come_in_order_and_are_counted(carrier: str) -> None:
+    counted: list[int] = []
+
+    async def handler(socket: WebSocket) -> None:
+        for number in range(100):
+            socket.send_nowait(b"%03d" % number, MessageType.TEXT)
+        counted.append(socket.unsent)
+        await socket.drained()
+        await socket.receive()
+
+    async with serve(handler, carrier) as service, service.connect() as client:
+        assert [await client.get_message() for _ in range(100)] == [f"{n:03}" for n in range(100)]
+        await client.send_message("done")
+    assert counted[0] >= 500
+
+
+@every_carrier
+async def test_who_waits_for_a_peer_that_leaves_is_let_go(carrier: str) -> None:
+    gone = trio.Event()
+
+    async def handler(socket: WebSocket) -> None:
+        socket.send_nowait(bytes(32 << 20), MessageType.BINARY)
+        await socket.drained()
+        with pytest.raises(ConnectionClosed):
+            socket.send_nowait(b"", MessageType.BINARY)
+        gone.set()
+
+    async with serve(handler, carrier, lockstep=True) as service:
+        async with service.peer():
+            await trio.sleep(0.05)
+        await gone.wait()
