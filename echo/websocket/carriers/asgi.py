@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-import trio
-
-from echo.websocket.carriers.carrier import Carrier
+from echo.websocket.carriers.task import TaskCarrier
 from echo.websocket.codec import (
     ABNORMAL,
     BINARY,
@@ -39,7 +37,7 @@ _NO_MASK = bytes(4)  # masking with zeros changes nothing
 _ANY_SIZE = 1 << 62
 
 
-class AsgiCarrier(Carrier):
+class AsgiCarrier(TaskCarrier):
     """A socket on an ASGI connection.
 
     Args:
@@ -48,7 +46,7 @@ class AsgiCarrier(Carrier):
         send: the server's.
     """
 
-    __slots__ = ("_closed", "_frames", "_parts", "_peer", "_receive", "_room", "_send", "_work")
+    __slots__ = ("_frames", "_parts", "_peer", "_receive", "_send")
 
     def __init__(
         self,
@@ -64,20 +62,17 @@ class AsgiCarrier(Carrier):
             self._frames, max_message_size=_ANY_SIZE, chunk_size=_ANY_SIZE, masked=False
         )
         self._parts: list[bytes] = []
-        self._work = trio.Event()
-        self._room = trio.Event()
-        self._closed = False
 
     # From the server to the socket
 
     async def pump(self) -> None:
         """Take messages from the server until the connection ends."""
-        while not self._closed:
+        while not self.closed:
             await self.deliver(await self._receive())
 
     async def deliver(self, message: Message) -> None:
         """Take one message from the server, and wait while the inbox is full."""
-        if self._closed:
+        if self.closed:
             return
         if message["type"] == "websocket.receive":
             text = message.get("text")
@@ -85,14 +80,12 @@ class AsgiCarrier(Carrier):
                 self._feed(FIN | TEXT, text.encode(errors="surrogatepass"))
             else:
                 self._feed(FIN | BINARY, message["bytes"])
-            while self.socket.full and not self._closed:
-                self._room = trio.Event()
-                await self._room.wait()
+            await self.until_room()
         elif message["type"] == "websocket.disconnect":
             code = message.get("code", NO_STATUS)
             if code == NO_STATUS or is_close_code(code):
                 self._feed(FIN | CLOSE, close_payload(code, message.get("reason") or ""))
-            if not self._closed:
+            if not self.closed:
                 self.socket.lost(f"server reports {code}" if code != ABNORMAL else "peer vanished")
 
     def _feed(self, first: int, payload: bytes) -> None:
@@ -100,30 +93,11 @@ class AsgiCarrier(Carrier):
         header[1] |= MASK
         self.socket.feed(b"".join((header, _NO_MASK, payload)))
 
-    def resume(self) -> None:
-        self._room.set()
-
     # From the socket to the server
-
-    def start(self) -> None:
-        self.socket.worker.nursery.start_soon(self._write)
-
-    def wake(self) -> None:
-        self._work.set()
-
-    def close(self, *, abort: bool) -> None:
-        self._closed = True
-        self._work.set()
-        self._room.set()
 
     async def _write(self) -> None:
         try:
-            while not self._closed:
-                if self.pieces:
-                    await self._write_some()
-                else:
-                    self._work = trio.Event()
-                    await self._work.wait()
+            await super()._write()
         except Exception as error:  # whatever this server raises when the peer is gone
             self.socket.lost(f"connection lost while writing: {error!r}")
 
@@ -143,7 +117,7 @@ class AsgiCarrier(Carrier):
                 self._feed(FIN | PONG, event.payload)
             elif isinstance(event, Close):
                 await self._write_close(event)
-        if not self._closed:
+        if not self.closed:
             self.taken(size)
 
     async def _write_chunk(self, data: bytes, kind: int, end: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import trio
 
-from echo.websocket.carriers.carrier import Carrier
+from echo.websocket.carriers.task import TaskCarrier
 from echo.websocket.socket import WebSocket
 
 _READ_SIZE = 65_536
@@ -25,7 +25,7 @@ class Transport(Protocol):
     async def aclose(self) -> None: ...
 
 
-class StreamCarrier(Carrier):
+class StreamCarrier(TaskCarrier):
     """A socket on a stream.
 
     Args:
@@ -33,15 +33,12 @@ class StreamCarrier(Carrier):
         transport: where its frames go.
     """
 
-    __slots__ = ("_abort", "_half_close", "_room", "_transport", "_work", "closed")
+    __slots__ = ("_abort", "_half_close", "_transport")
 
     def __init__(self, socket: WebSocket, transport: Transport) -> None:
         super().__init__(socket)
         self._transport = transport
-        self._work = trio.Event()
-        self._room = trio.Event()
         self._half_close = False
-        self.closed = False
         self._abort = False
 
     async def fed(self, data: bytes) -> None:
@@ -52,41 +49,20 @@ class StreamCarrier(Carrier):
             self.socket.lost()
             return
         self.socket.feed(data)
-        while self.socket.full and not self.closed:
-            self._room = trio.Event()
-            await self._room.wait()
-
-    def resume(self) -> None:
-        self._room.set()
-
-    def start(self) -> None:
-        self.socket.worker.nursery.start_soon(self._write)
-
-    def wake(self) -> None:
-        self._work.set()
+        await self.until_room()
 
     def half_close(self) -> None:
         self._half_close = True
-        self._work.set()
+        self.wake()
 
     def close(self, *, abort: bool) -> None:
-        self.closed = True
         self._abort = abort
-        self._work.set()
-        self._room.set()
+        super().close(abort=abort)
 
     async def _write(self) -> None:
         """Write the outbox until the connection is closed, then close the stream."""
         try:
-            while not self.closed:
-                if self.pieces:
-                    await self._write_some()
-                elif self._half_close:
-                    self._half_close = False
-                    await self._send_eof()
-                else:
-                    self._work = trio.Event()
-                    await self._work.wait()
+            await super()._write()
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             self.socket.lost("connection lost while writing")
         finally:
@@ -95,6 +71,13 @@ class StreamCarrier(Carrier):
                 if self._abort:
                     scope.cancel()
                 await self._transport.aclose()
+
+    async def _rest(self) -> None:
+        if self._half_close:
+            self._half_close = False
+            await self._send_eof()
+        else:
+            await super()._rest()
 
     async def _write_some(self) -> None:
         data = b"".join(self._some_pieces())
