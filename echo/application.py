@@ -11,6 +11,10 @@ from pathlib import Path
 from quart import Response, request, websocket
 from quart_trio import QuartTrio
 
+from echo.hosting.lifecycle import Lifecycle
+from echo.hosting.proxies import TrustedProxies
+from echo.hosting.responses import WholeResponses
+from echo.probes import use_probes
 from echo.settings import Settings
 from echo.websocket import MessageType, WebSocket, WebSocketOptions, accept, use_websockets
 from echo.websocket.handshake import refusal
@@ -25,10 +29,22 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-def create_app(settings: Settings) -> QuartTrio:
-    """The service: the page at `/`, the echo at `/ws`."""
+def create_app(settings: Settings, lifecycle: Lifecycle | None = None) -> QuartTrio:
+    """The service: the page at `/`, the echo at `/ws`.
+
+    Args:
+        settings: of the service.
+        lifecycle: of the process that serves it; None if that does not ask.
+    """
+    life = lifecycle or Lifecycle()
     app = QuartTrio("echo", static_folder=None)
-    use_websockets(app, _options(settings), reactor=settings.reactor)
+    app.asgi_app = WholeResponses(app.asgi_app)  # type: ignore[method-assign,assignment]
+    middleware = use_websockets(app, _options(settings), reactor=settings.reactor)
+
+    @app.before_serving
+    async def start() -> None:
+        life.worker = middleware.worker
+        life.worker.shutdown_spread = settings.shutdown_spread
 
     @app.websocket("/ws")
     async def ws() -> None:
@@ -48,7 +64,10 @@ def create_app(settings: Settings) -> QuartTrio:
             content_type="text/plain; charset=utf-8",
         )
 
+    use_probes(app, life)
     _serve_page(app)
+    if settings.trusted_proxies:
+        app.asgi_app = TrustedProxies(app.asgi_app, settings.trusted_proxies)  # type: ignore[method-assign,assignment]
     return app
 
 

@@ -5,12 +5,13 @@ for its variable. Errors of the person who types are one line: 2 for a wrong val
 service could not run.
 """
 
-import contextlib
 import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import Field, fields
 from functools import partial
+from socket import socket
 from typing import Any, NoReturn
 
 import click
@@ -27,6 +28,29 @@ class ServeByDefault(click.Group):
         if not args or (args[0].startswith("-") and args[0] not in {"--help", "--version"}):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
+
+
+class WithSettings(click.Command):
+    """A command whose help names every setting."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Environment variables"):
+            formatter.write_dl(
+                [
+                    (variable(each.name), f"{rule_of(each.name).allowed}; default {_shown(each)}")
+                    for each in fields(Settings)
+                ]
+            )
+
+
+def _shown(field: Field[Any]) -> str:
+    """The default of a setting, as one would write it."""
+    value = field.default
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ",".join(value) or "empty"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def setting(name: str, help: str) -> Callable[[Any], Any]:
@@ -55,76 +79,106 @@ def main() -> None:
     """Echo: WebSockets on Trio. Without a command: serve."""
 
 
-@main.command()
+@main.command(cls=WithSettings)
 @setting("host", "Name or address to listen on.")
 @setting("port", "TCP port; 0 takes a free one.")
 @setting("workers", "Processes that share the port.")
 @setting("log_level", "Least level to log: debug, info, warning, error, critical.")
-def serve(**options: str | None) -> None:
+@click.option("--config", metavar="FILE", help="TOML file with further options of Hypercorn.")
+def serve(config: str | None, **options: str | None) -> None:
     """Serve until SIGTERM or Ctrl+C.
 
-    The other settings are environment variables: see echo/settings.py.
+    SIGUSR1 is for a restart: it ends the service too, and tells clients that they may come back
+    at once (close code 1012).
+
+    Sockets that systemd hands over (LISTEN_FDS) take the place of host and port. --config reads
+    what Hypercorn's own --config does; what a setting decides wins over it.
+
+    Every setting is an environment variable; see the list below. Times are in seconds.
     """
     given = {variable(name): value for name, value in options.items() if value is not None}
-    environ = {**os.environ, **given}
-    settings = _settings(environ)
+    settings = _settings({**os.environ, **given})
 
     # Only now: these take their time, and a typing error should not.
-    from echo.hosting import listeners, server
+    from echo.hosting import listeners, server, supervisor, systemd
+    from echo.hosting.config import OptionsError, make_config
 
     server.leave_on_signals()
     server.set_up_logging(settings)
-    for line in unknown_variables(environ):
+    for line in unknown_variables(os.environ):
         logger.warning(line)
     try:
-        sockets = listeners.open_listeners(settings.host, settings.port)
+        configuration = make_config(settings, config)
+        sockets, places = _listen(settings)
+    except OptionsError as error:
+        _fail(str(error), 2)
     except listeners.ListenError as error:
         _fail(str(error), 1)
-    url = listeners.url_of(settings.host, listeners.port_of(sockets))
+    manager = systemd.Systemd.take(os.environ)
+    environ = {**os.environ, **given}
+    if configuration.ssl_enabled:
+        places = places.replace("http://", "https://")
     several = f" in {settings.workers} processes" if settings.workers > 1 else ""
 
     def announce() -> None:
-        click.echo(f"Echo runs on {url}{several}. Ctrl+C ends it.")
+        click.echo(f"Echo runs on {places}{several}. Ctrl+C ends it.")
 
     if settings.workers == 1:
-        _serve(settings, [each.detach() for each in sockets], announce=announce)
-    else:
-        descriptors = [each.fileno() for each in sockets]
-        if not server.run(
-            partial(server.supervise, settings, descriptors, environ, announce=announce)
-        ):
-            sys.exit(1)
+        descriptors = [each.detach() for each in sockets]
+        _serve(settings, descriptors, config=configuration, announce=announce, manager=manager)
+    elif not server.run(
+        partial(
+            supervisor.supervise,
+            settings,
+            [each.fileno() for each in sockets],
+            environ,
+            announce=announce,
+            systemd=manager,
+            arguments=["--config", config] if config is not None else [],
+        )
+    ):
+        sys.exit(1)
+
+
+def _listen(settings: Settings) -> tuple[list[socket], str]:
+    """The listening sockets, and where they can be reached."""
+    from echo.hosting import listeners, systemd
+
+    if sockets := systemd.take_listeners(os.environ):
+        return sockets, ", ".join(map(listeners.place_of, sockets))
+    sockets = listeners.open_listeners(settings.host, settings.port)
+    return sockets, listeners.url_of(settings.host, listeners.port_of(sockets))
 
 
 @main.command(hidden=True)
+@click.option("--config")
 @click.argument("descriptors", type=int, nargs=-1, required=True)
-def worker(descriptors: tuple[int, ...]) -> None:
+def worker(config: str | None, descriptors: tuple[int, ...]) -> None:
     """One process of `serve --workers N`; started by it, with its listening sockets."""
     settings = _settings(os.environ)
 
-    from echo.hosting import server
+    from echo.hosting import server, supervisor
+    from echo.hosting.config import OptionsError, make_config
 
     server.leave_on_signals()
     server.set_up_logging(settings)
-    with server.worker_socket() as supervisor:
-
-        def announce() -> None:
-            # A supervisor that is gone by now is noticed where its end is waited for.
-            with contextlib.suppress(OSError):
-                supervisor.send(b"!")
-
-        _serve(settings, list(descriptors), announce=announce, supervisor=supervisor)
+    try:
+        configuration = make_config(settings, config)
+    except OptionsError as error:
+        _fail(str(error), 2)
+    _serve(settings, list(descriptors), config=configuration, manager=supervisor.Supervisor())
 
 
 def _serve(settings: Settings, descriptors: list[int], **options: Any) -> None:
     from hypercorn.utils import LifespanFailureError
 
     from echo.application import create_app
-    from echo.hosting import guest, server
+    from echo.hosting import guest, lifecycle, server
 
-    app = guest.GuestApp(lambda: create_app(settings))
+    life = lifecycle.Lifecycle()
+    app = guest.GuestApp(lambda: create_app(settings, life))
     try:
-        server.run(partial(server.serve, app, settings, descriptors, **options))
+        server.run(partial(server.serve, app, settings, descriptors, lifecycle=life, **options))
     except BaseExceptionGroup as group:
         failures, others = group.split(LifespanFailureError)
         if failures is None or others is not None:

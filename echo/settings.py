@@ -7,6 +7,7 @@ library, so that reading the settings costs nothing.
 """
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -110,6 +111,20 @@ def _origins() -> dict[str, Rule]:
     return {"rule": Rule(allowed, parse)}
 
 
+def _proxies() -> dict[str, Rule]:
+    def parse(text: str) -> tuple[str, ...]:
+        parts = [part.strip().lower() for part in text.split(",") if part.strip()]
+        if parts == ["none"]:
+            return ()
+        if not parts:  # "," may mean everybody or nobody
+            raise ValueError(text)
+        # A network with bits of a host in it may be a slip, and trust is nothing to guess at.
+        return tuple(part if part == "unix" else str(ipaddress.ip_network(part)) for part in parts)
+
+    allowed = '"unix", addresses and networks such as 10.0.0.0/8, separated by commas, or "none"'
+    return {"rule": Rule(allowed, parse)}
+
+
 _HOUR: Final = 3600
 _MIB: Final = 1024 * 1024
 
@@ -141,6 +156,10 @@ class Settings:
 
     shutdown_code: int = field(default=1001, metadata=_choice(1001, 1012))
     """Close code at shutdown: 1001 going away, 1012 service restart. Default 1001."""
+
+    shutdown_spread: float = field(default=0.0, metadata=_seconds(0, _HOUR))
+    """Seconds over which the close frames at shutdown are spread, so that not all clients come
+    back at once; at most 7 tenths of the grace. Default 0."""
 
     # Keep-alive
 
@@ -175,6 +194,10 @@ class Settings:
 
     allowed_origins: tuple[str, ...] = field(default=(), metadata=_origins())
     """Origins whose pages may open a WebSocket; empty allows all. Default empty."""
+
+    trusted_proxies: tuple[str, ...] = field(default=("unix",), metadata=_proxies())
+    """Peers whose X-Forwarded-For and X-Forwarded-Proto are believed: "unix" stands for all unix
+    sockets. Default "unix"."""
 
     compression: bool = field(default=False, metadata=_switch())
     """Whether permessage-deflate is offered. Default off."""

@@ -1,9 +1,11 @@
 """The command line, as far as it goes without starting a server."""
 
+import dataclasses
 import logging
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from click.testing import CliRunner
 
 from echo import cli
 from echo.hosting import listeners, server
-from echo.settings import Settings
+from echo.settings import Settings, variable
 
 
 @pytest.fixture
@@ -109,9 +111,11 @@ def test_a_mistyped_variable_is_warned_about(
     ]
 
 
-def test_the_help_of_each_option_names_its_variable() -> None:
+def test_the_help_names_every_setting_and_option() -> None:
     text = run("serve", "--help").output
-    for name in ("ECHO_HOST", "ECHO_PORT", "ECHO_WORKERS", "ECHO_LOG_LEVEL"):
+    for each in dataclasses.fields(Settings):
+        assert text.count(f"{variable(each.name)} ") + text.count(f"{variable(each.name)};") >= 1
+    for name in ("--config", "SIGUSR1", "LISTEN_FDS"):
         assert name in text
 
 
@@ -180,3 +184,61 @@ def test_a_listener_that_fails_leaves_none_open(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(listeners.ListenError):
             listeners.open_listeners("localhost", port)
         socket.create_server(("127.0.0.1", port)).close()
+
+
+# Further options of Hypercorn
+
+
+def test_a_file_of_options_is_handed_to_hypercorn(served: Served, tmp_path: Path) -> None:
+    path = tmp_path / "hypercorn.toml"
+    path.write_text("keep_alive_timeout = 75\nbacklog = 100\n")
+    result = run("--port", "0", "--config", str(path))
+    assert result.exit_code == 0, result.output
+    config = served[0][1]["config"]
+    assert config.keep_alive_timeout == 75
+    assert config.backlog == listeners.BACKLOG
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "No such file or directory"),
+        ("keep_alive_timeout", "is no TOML file"),
+        ("keepalive = 5", "Hypercorn has no option keepalive"),
+    ],
+)
+def test_a_file_of_no_use_is_one_line_and_exit_code_2(
+    served: Served, tmp_path: Path, text: str | None, says: str
+) -> None:
+    path = tmp_path / "hypercorn.toml"
+    if text is not None:
+        path.write_text(text)
+    result = run("serve", "--port", "0", "--config", str(path))
+    assert result.exit_code == 2
+    assert says in result.output
+    assert result.output.count("\n") == 1
+    assert not served
+
+
+# systemd
+
+
+def test_the_variables_of_systemd_are_taken_out_of_the_environment(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {
+        "LISTEN_PID": "1",
+        "LISTEN_FDS": "1",
+        "NOTIFY_SOCKET": "@nobody",
+        "WATCHDOG_USEC": "1000000",
+        "WATCHDOG_PID": str(os.getpid()),
+    }
+    left: list[str] = []
+
+    def look(*_: object, **__: object) -> None:
+        left.extend(name for name in variables if name in os.environ)
+
+    monkeypatch.setattr(cli, "_serve", look)
+    result = run("--port", "0", env=variables)
+    assert result.exit_code == 0, result.output
+    assert left == []

@@ -9,8 +9,9 @@ import os
 import socket
 from typing import Any, Final
 
-# As many handshakes as the kernel allows may wait while a worker is busy or still starting.
-BACKLOG: Final = 4096
+# As many handshakes as the kernel allows (net.core.somaxconn) may wait while a worker is busy or
+# still starting. Listening anew takes the place of what a socket unit says.
+BACKLOG: Final = 65_535
 
 _ABSENT: Final = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
 
@@ -55,6 +56,15 @@ def url_of(host: str, port: int) -> str:
     if host in {"0.0.0.0", "::"}:  # every address of the machine, and no name of any
         host = "localhost"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def place_of(listener: socket.socket) -> str:
+    """Where a listener that somebody else has opened can be reached."""
+    address = listener.getsockname()
+    if isinstance(address, tuple):
+        return url_of(address[0], address[1])
+    name = os.fsdecode(address)
+    return "unix:" + ("@" + name[1:] if name.startswith("\0") else name)
 
 
 def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:

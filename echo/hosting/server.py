@@ -1,33 +1,39 @@
-"""Starts Hypercorn's Trio server in this process, or one per worker process, and ends it.
+"""Starts Hypercorn's Trio server in this process and ends it.
 
-SIGTERM and SIGINT ask for the end; the connections get the grace period, and a moment after it
-the process is gone, whatever a client does. All workers accept from the same listening sockets.
-A worker ends too when its supervisor is gone, however that died: a closed socket tells it.
+SIGTERM and SIGINT ask for the end, SIGUSR1 for the end before a new start: then clients are told
+that they may come back at once (1012). The connections get the grace period, and a moment after
+it the process is gone, whatever a client does.
 """
+
+from __future__ import annotations
 
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve as hypercorn_serve
 
-from echo.hosting.listeners import BACKLOG
+from echo.hosting.config import make_config
+from echo.hosting.lifecycle import Lifecycle, Manager
 from echo.settings import Settings
 
 logger = logging.getLogger("echo")
 
 # What the process may take after the grace period before it is ended by force.
-_MARGIN: Final = 1.0
+MARGIN: Final = 1.0
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+SERVICE_RESTART: Final = 1012  # the close code
+
+# What ends the process, and the close code that stands in for the settings'.
+SIGNALS: Final[dict[int, int | None]] = {signal.SIGTERM: None, signal.SIGINT: None}
+if sys.platform != "win32":
+    SIGNALS[signal.SIGUSR1] = SERVICE_RESTART
 
 T = TypeVar("T")
 
@@ -45,36 +51,42 @@ def set_up_logging(settings: Settings) -> None:
     )
 
 
-def _config(settings: Settings, listeners: Sequence[int]) -> Config:
-    config = Config()
-    config.bind = [f"fd://{listener}" for listener in listeners]
-    config.backlog = BACKLOG
-    config.graceful_timeout = settings.shutdown_timeout
-    config.websocket_max_message_size = settings.max_message_size
-    config.errorlog = logging.getLogger("hypercorn.error")  # as it is: no handler of its own
-    return config
-
-
 async def serve(
     app: Callable[..., Awaitable[None]],
     settings: Settings,
     listeners: Sequence[int],
     *,
-    announce: Callable[[], object],
-    supervisor: socket.socket | None = None,
+    announce: Callable[[], object] = lambda: None,
+    config: Config | None = None,
+    lifecycle: Lifecycle | None = None,
+    manager: Manager | None = None,
 ) -> None:
     """Serve `app` on the descriptors `listeners`, which become Hypercorn's, until asked to end.
 
-    Calls `announce` when connections are being answered. `supervisor` is the socket whose end
-    of file also asks for the end.
+    Args:
+        app: an ASGI application.
+        settings: the grace period is theirs.
+        listeners: descriptors of listening sockets.
+        announce: called when connections are being answered.
+        config: Hypercorn's, but for the listeners; None for what the settings make of it.
+        lifecycle: where the app, too, finds its worker's end; None if it has no use for it.
+        manager: whom to report to, and who may ask for the end; None for nobody.
     """
+    config = config or make_config(settings)
+    config.bind = [f"fd://{listener}" for listener in listeners]
+    lifecycle = lifecycle or Lifecycle()
     asked = trio.Event()
     failed = False
 
-    def ask() -> None:
-        if not asked.is_set():
-            asked.set()
-            _limit_the_end(settings.shutdown_timeout + _MARGIN)
+    def end(code: int | None = None) -> None:
+        if asked.is_set():
+            return
+        if code is not None:
+            lifecycle.close_with(code)
+        asked.set()
+        if manager is not None:
+            manager.stopping(lifecycle.sockets())
+        _limit_the_end(settings.shutdown_timeout + MARGIN)
 
     async def watched(scope: Any, receive: Any, send: Any) -> None:
         async def watch(message: Any) -> None:
@@ -89,15 +101,17 @@ async def serve(
             # Hypercorn reports a start although the startup failed, and raises a moment later.
             if not failed:
                 announce()
+                if manager is not None:
+                    manager.ready()
 
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
+    with trio.open_signal_receiver(*SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_on_each, signals, ask)
-            if supervisor is not None:
-                nursery.start_soon(_on_end_of, supervisor, ask)
+            nursery.start_soon(on_each, signals, lambda signum: end(SIGNALS[signum]))
+            if manager is not None:
+                nursery.start_soon(manager.attend, lifecycle.sockets, end)
             await hypercorn_serve(
                 watched,
-                _config(settings, listeners),
+                config,
                 shutdown_trigger=asked.wait,
                 task_status=Status(),
                 mode="asgi",
@@ -105,16 +119,10 @@ async def serve(
             nursery.cancel_scope.cancel()
 
 
-async def _on_each(signals: AsyncIterator[int], act: Callable[[], object]) -> None:
+async def on_each(signals: AsyncIterator[int], act: Callable[[int], object]) -> None:
     # To the end: a second Ctrl+C that nobody takes is raised anew when the receiver closes.
-    async for _ in signals:
-        act()
-
-
-async def _on_end_of(supervisor: socket.socket, act: Callable[[], object]) -> None:
-    # It never sends anything: what can be read is the end, or a reset if it died unawares.
-    await trio.lowlevel.wait_readable(supervisor)
-    act()
+    async for signum in signals:
+        act(signum)
 
 
 def _limit_the_end(seconds: float) -> None:
@@ -133,93 +141,6 @@ def _limit_the_end(seconds: float) -> None:
     timer.start()
 
 
-async def supervise(
-    settings: Settings,
-    listeners: Sequence[int],
-    environ: Mapping[str, str],
-    *,
-    announce: Callable[[], object],
-) -> bool:
-    """Run the worker processes until asked to end; False if one ended by itself.
-
-    One that ends by itself ends all: whoever supervises us starts a whole service anew.
-    """
-    asked = False
-    good = True
-    workers: list[tuple[trio.Process, trio.socket.SocketType]] = []
-
-    def end() -> None:
-        nonlocal asked
-        if not asked:
-            asked = True
-            nursery.cancel_scope.deadline = (
-                trio.current_time() + settings.shutdown_timeout + 2 * _MARGIN
-            )
-            for process, _ in workers:
-                if process.returncode is None:
-                    process.terminate()
-
-    async def watch(process: trio.Process) -> None:
-        nonlocal good
-        code = await process.wait()
-        if not asked:
-            good = False
-            logger.error("Worker %d ended by itself with code %d", process.pid, code)
-            end()
-        if all(process.returncode is not None for process, _ in workers):
-            nursery.cancel_scope.cancel()
-
-    async def announce_when_ready() -> None:
-        for _, control in workers:
-            if not await control.recv(1):
-                return  # it has ended: watch() tells
-        announce()
-
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
-        try:
-            async with trio.open_nursery() as nursery:
-                for _ in range(settings.workers):
-                    workers.append(await _start_worker(nursery, listeners, environ))
-                nursery.start_soon(_on_each, signals, end)
-                nursery.start_soon(announce_when_ready)
-                for process, _ in workers:
-                    nursery.start_soon(watch, process)
-        finally:
-            for _, control in workers:
-                control.close()
-    return good
-
-
-async def _start_worker(
-    nursery: trio.Nursery, listeners: Sequence[int], environ: Mapping[str, str]
-) -> tuple[trio.Process, trio.socket.SocketType]:
-    ours, theirs = trio.socket.socketpair()
-    with theirs:
-        process: trio.Process = await nursery.start(
-            partial(
-                trio.run_process,
-                [sys.executable, "-m", "echo", "worker", *map(str, listeners)],
-                stdin=theirs.fileno(),
-                pass_fds=listeners,
-                env=environ,
-                check=False,
-                # Ctrl+C in a terminal is for the supervisor, which then asks each worker.
-                start_new_session=True,
-                deliver_cancel=_kill,
-            )
-        )
-    return process, ours
-
-
-async def _kill(process: trio.Process) -> None:
-    process.kill()
-
-
-def worker_socket() -> socket.socket:
-    """The socket to the supervisor, which a worker has in the place of standard input."""
-    return socket.socket(fileno=os.dup(0))
-
-
 def leaves(error: BaseException) -> list[BaseException]:
     """The errors in an exception group, or the error itself."""
     if isinstance(error, BaseExceptionGroup):
@@ -229,7 +150,7 @@ def leaves(error: BaseException) -> list[BaseException]:
 
 def leave_on_signals() -> None:
     """Until the server handles them, signals just end the process: there is nothing to tell."""
-    for each in _SIGNALS:
+    for each in SIGNALS:
         signal.signal(each, lambda *_: sys.exit(0))
 
 
@@ -238,5 +159,5 @@ def run(main: Callable[[], Awaitable[T]]) -> T:
         return trio.run(main)
     finally:
         # The impatient third Ctrl+C, while the interpreter cleans up.
-        for each in _SIGNALS:
+        for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)

@@ -540,10 +540,6 @@ class WebSocket:
     def send_pong(self, payload: bytes = b"") -> None:
         self._send_control(PONG, payload)
 
-    def dismiss(self) -> None:
-        """The server shuts down: close, unless that has begun."""
-        self.begin_close(self.options.shutdown_code, "server shuts down")
-
     # The states
 
     @property

@@ -74,6 +74,8 @@ def test_the_attributes_that_we_touch_are_set(kind: type, names: tuple[str, ...]
         (TCPServer, "protocol_send", ["self", "event"]),
         (TCPServer, "run", ["self"]),
         (TCPServer, "_read_data", ["self"]),
+        (TCPServer, "_idle_timeout", ["self"]),
+        (TCPServer, "_initiate_server_close", ["self"]),
         (ProtocolWrapper, "handle", ["self", "event"]),
         (TaskGroup, "spawn_app", ["self", "app", "config", "scope", "send"]),
     ],

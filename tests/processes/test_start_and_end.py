@@ -253,7 +253,7 @@ FAILING = """
 import sys
 from echo import application, cli
 
-def create_app(settings):
+def create_app(settings, lifecycle):
     raise OSError("no such backplane")
 
 application.create_app = create_app

@@ -16,7 +16,7 @@ from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 
 from echo.hosting.hypercorn.upgrade import Upgrade
 from echo.websocket.carriers import Server
-from echo.websocket.worker import Worker, current_worker
+from echo.websocket.worker import MOMENT, Worker, current_worker
 
 
 class Connection(TCPServer):
@@ -97,6 +97,14 @@ class Connection(TCPServer):
         if unread:
             await self.protocol.handle(RawData(unread))
         await super()._read_data()
+
+    async def _idle_timeout(self) -> None:
+        with trio.move_on_after(self.config.keep_alive_timeout):
+            await self.context.terminated.wait()
+            # A request that was on its way when the server began to end is still answered.
+            await trio.sleep(MOMENT)
+        with trio.CancelScope(shield=True):
+            await self._initiate_server_close()
 
     async def protocol_send(self, event: Any) -> None:
         try:
