@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
+from echo.doctor.command import doctor
 from echo.settings import Settings, SettingsError, rule_of, unknown_variables, variable
 
 logger = logging.getLogger("echo")
@@ -197,3 +198,6 @@ def _settings(environ: Mapping[str, str]) -> Settings:
 def _fail(line: str, code: int) -> NoReturn:
     click.echo(line, err=True)
     sys.exit(code)
+
+
+main.add_command(doctor)

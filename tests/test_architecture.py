@@ -43,6 +43,10 @@ FORBIDDEN = {
             *("handshake", "binding"),
         )
     },
+    "echo.doctor": (
+        *("echo.application", "echo.cli", "echo.hosting", "echo.hubs", "echo.settings"),
+        *("echo.websocket", "quart", "hypercorn"),
+    ),
     "echo.settings": ("echo.application", "echo.cli", "echo.hosting", "echo.websocket"),
     "echo.application": ("echo.cli", "hypercorn"),
 }

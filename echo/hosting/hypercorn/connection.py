@@ -18,6 +18,8 @@ from echo.hosting.hypercorn.upgrade import Upgrade
 from echo.websocket.carriers import Server
 from echo.websocket.worker import MOMENT, Worker, current_worker
 
+_GOODBYE = 5.0  # seconds that closing a connection may take
+
 
 class Connection(TCPServer):
     def __init__(self, app: Any, config: Any, context: Any, state: Any, stream: Any) -> None:
@@ -103,7 +105,8 @@ class Connection(TCPServer):
             await self.context.terminated.wait()
             # A request that was on its way when the server began to end is still answered.
             await trio.sleep(MOMENT)
-        with trio.CancelScope(shield=True):
+        # Shielded, for closing the connection cancels this very task.
+        with trio.move_on_after(_GOODBYE, shield=True):
             await self._initiate_server_close()
 
     async def protocol_send(self, event: Any) -> None:

@@ -1,0 +1,1 @@
+"""The steps, by subject: each asks the server one question."""
