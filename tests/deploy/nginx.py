@@ -109,9 +109,9 @@ class Nginx(Proxy):
         return with_tls(text) if tls else text
 
     def prepare(self) -> Sequence[str]:
-        return [*self._command(), "-g", "daemon off;"]
+        return [*self.command(), "-g", "daemon off;"]
 
-    def _command(self) -> list[str]:
+    def command(self) -> list[str]:
         file = self.prefix / "nginx.conf"
         file.write_text(
             rendered(
@@ -135,7 +135,7 @@ class Nginx(Proxy):
     @property
     def error_log(self) -> str:
         log = self.prefix / "error.log"
-        return super().error_log + (log.read_text() if log.exists() else "")
+        return super().error_log + (log.read_text(errors="replace") if log.exists() else "")
 
     def listening(self) -> bool:
         # It writes its pid file when it listens.
@@ -164,5 +164,5 @@ def check(text: str | Path, prefix: Path, program: str = NGINX) -> str:
     nginx = Nginx(text, sock=prefix / "echo.sock", program=program)
     nginx.prefix = prefix
     make_certificate(nginx.tls_dir)
-    command = [*nginx._command(), "-t"]
+    command = [*nginx.command(), "-t"]
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stderr

@@ -13,7 +13,7 @@ from tests.missing import needs
 
 Kind = type[Proxy]
 
-NGINX = pytest.param(Nginx, id="nginx", marks=needs("nginx", "nginx-light"))
+NGINX = pytest.param(Nginx, id="nginx", marks=needs("nginx"))
 CADDY = pytest.param(Caddy, id="caddy", marks=needs("caddy"))
 HAPROXY = pytest.param(HAProxy, id="haproxy", marks=needs("haproxy"))
 

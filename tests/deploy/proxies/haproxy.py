@@ -20,7 +20,8 @@ class HAProxy(Proxy):
         return text.replace("#tls ", "") if tls else text
 
     def prepare(self) -> Sequence[str]:
-        text = self.text.replace("bind :80", f"bind 127.0.0.1:{self.http_port}")
+        text = re.sub(r"^ *bind \[::\].*\n", "", self.text, flags=re.MULTILINE)
+        text = text.replace("bind :80", f"bind 127.0.0.1:{self.http_port}")
         text = text.replace("bind :443", f"bind 127.0.0.1:{self.https_port}")
         text = text.replace("/etc/echo/tls/", f"{self.tls_dir}/")
         text = text.replace("/run/echo.sock", str(self.sock))

@@ -71,7 +71,7 @@ class Proxy(ABC):
     @property
     def error_log(self) -> str:
         """What it said on standard output and standard error."""
-        return self.output.read_text()
+        return self.output.read_text(errors="replace")
 
     @property
     def url(self) -> str:

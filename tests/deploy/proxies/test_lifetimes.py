@@ -142,7 +142,7 @@ async def test_a_restart_ends_sockets_with_1012_and_costs_no_dial(kind: Kind) ->
                 nursery.start_soon(dial_on)
                 await trio.sleep(0.1)
                 old.send_signal(signal.SIGUSR1)
-                await trio.to_thread.run_sync(old.wait)
+                await trio.to_thread.run_sync(old.wait, 20)
                 new = socket.service()
                 await trio.to_thread.run_sync(stack.enter_context, new)
                 restarted.set()
@@ -155,8 +155,10 @@ async def test_a_reload_keeps_open_sockets(plain: Proxy) -> None:
         async with dial(plain) as socket:
             assert await echoes(socket)
             await trio.to_thread.run_sync(plain.reload)
-            if isinstance(plain, Caddy):  # 2.6 says goodbye
-                assert await ends(socket) == 1001
+            if isinstance(plain, Caddy):
+                # It says goodbye to both sides; to the service without a mask, which is an error
+                # that may come back before its own goodbye to the client.
+                assert await ends(socket) in (1001, 1002)
             else:
                 assert await echoes(socket)
         async with dial(plain) as socket:

@@ -12,15 +12,14 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-import trio
 
 from tests.deploy.nginx import NGINX, SHIPPED, Nginx, check
-from tests.deploy.proxies.client import ELSEWHERE, HANDSHAKE, HERE, Answer, ask, dial, echoes
+from tests.deploy.proxies.client import ELSEWHERE, HANDSHAKE, HERE, Answer, ask
 from tests.deploy.proxies.recorder import Recorder, Reply, answer
 from tests.deploy.proxies.service import Socket
 from tests.missing import needs
 
-pytestmark = needs("nginx", "nginx-light")
+pytestmark = needs("nginx")
 
 
 @pytest.fixture(scope="module")
@@ -81,30 +80,6 @@ def test_the_parts_that_are_switched_on_for_tls_are_all_there() -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     assert ended.stdout == Nginx.shipped(tls=True)
     assert "#tls" not in ended.stdout.partition("http {")[2]
-
-
-async def test_who_has_too_many_sockets_gets_429_and_others_do_not(socket: Socket) -> None:
-    text = edited(("limit_conn sockets 1000;", "limit_conn sockets 3;"))
-    with Nginx(text, sock=socket.path) as nginx, trio.fail_after(20):
-        async with dial(nginx), dial(nginx):
-            async with dial(nginx) as third:
-                assert await echoes(third)
-                assert ask(nginx, "/ws", HANDSHAKE).status == 429
-                assert ask(nginx, "/ws", HANDSHAKE, source=ELSEWHERE).status == 101
-            # When one has gone, and nginx knows, there is room for another.
-            await nginx.wait_until(lambda: ask(nginx, "/ws", HANDSHAKE).status == 101, "no room")
-
-
-def test_who_dials_too_often_gets_429_but_may_still_ask_for_pages(socket: Socket) -> None:
-    text = edited(("burst=2000", "burst=4"), ("rate=20r/s", "rate=1r/m"))
-    with Nginx(text, sock=socket.path) as nginx:
-        statuses = [ask(nginx, "/ws", HANDSHAKE).status for _ in range(7)]
-        assert statuses == [101] * 5 + [429] * 2
-        assert ask(nginx, "/hub/negotiate", method="POST").status == 429
-        assert {ask(nginx, "/").status for _ in range(10)} == {200}
-        assert ask(nginx, "/ws", HANDSHAKE, source=ELSEWHERE).status == 101
-        # Nobody fills the error log with that.
-        assert "limiting" not in nginx.error_log
 
 
 def test_a_subscriber_of_ipv6_is_one_client_whatever_address_he_takes(socket: Socket) -> None:
@@ -190,12 +165,6 @@ def test_the_hubs_events_are_passed_on_at_once(tmp_path: Path) -> None:
         finally:
             seen.set()
             connection.close()
-
-
-def test_a_request_that_is_too_large_is_refused(socket: Socket) -> None:
-    with Nginx(SHIPPED, sock=socket.path) as nginx:
-        large = ask(nginx, "/", [("Content-Length", "2000000")], method="POST")
-        assert large.status == 413
 
 
 def test_with_tls_http_only_leads_to_https(secure: Nginx) -> None:

@@ -147,11 +147,11 @@ def test_where_websockets_are_off_a_handshake_gets_426(plain: Proxy) -> None:
     assert ask(plain, "/page/style.css").status == 200
 
 
-def test_websockets_are_on_where_the_configuration_says_so_and_nowhere_else(
+def test_websockets_have_paths_of_their_own_and_others_get_404(
     recorded: tuple[Proxy, Recorder],
 ) -> None:
     proxy, recorder = recorded
-    for path in ("/", "/index.html", "/ws/", "/ticks", "/hub/negotiate", "/socket.io"):
+    for path in ("/", "/index.html", "/ws/", "/wss"):
         assert ask(proxy, path, HANDSHAKE).status == 404
     assert recorder.heads == []
     for path in ("/ws", "/whoami", "/hub"):
