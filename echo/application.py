@@ -76,15 +76,17 @@ async def echo(socket: WebSocket) -> None:
 
     As the sample's second app does, the text `ServerClose` closes and `ServerAbort` aborts.
     """
+    text = MessageType.TEXT
+    receive, send = socket.receive_chunk, socket.send_chunk
     begins = True
     while True:
-        data, kind, end = await socket.receive_chunk()
-        if begins and end and kind is MessageType.TEXT and data in COMMANDS:
+        data, kind, end = await receive()
+        if kind is text and begins and end and data in COMMANDS:
             await COMMANDS[data](socket)
         else:
             # Not within a message: a client that writes all of it before it reads would wait
             # for us while we wait for it. So max_message_size bounds what piles up here.
-            await socket.send_chunk(data, kind, end, wait=end)
+            await send(data, kind, end, wait=end)
         begins = end
 
 

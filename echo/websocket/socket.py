@@ -272,7 +272,7 @@ class WebSocket:
             self._put(bytes(message), BINARY, True, compress)
         else:
             raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
-        if self.carrier.size > self.options.send_buffer_size:
+        if self.carrier.size > self.carrier.most:
             await self._make_room()
 
     async def send_chunk(
@@ -298,11 +298,11 @@ class WebSocket:
         Raises: as `send()`; UsageError also if `kind` differs from the parts before.
         """
         carrier = self.carrier
-        if self._plain and end:
+        if end and self._plain:
             carrier.put(kind | FIN, data)
         else:
             self._put(data, kind, end, compress)
-        if wait and carrier.size > self.options.send_buffer_size:
+        if wait and carrier.size > carrier.most:
             await self._make_room()
 
     def send_nowait(self, data: bytes, kind: MessageType) -> None:

@@ -38,7 +38,16 @@ _SMALL_HEADERS = {
 class Carrier(ABC):
     """The write side of one connection, and the switches of its read side."""
 
-    __slots__ = ("_drainers", "_send_timer", "_taken", "pieces", "reports_empty", "size", "socket")
+    __slots__ = (
+        "_drainers",
+        "_send_timer",
+        "_taken",
+        "most",
+        "pieces",
+        "reports_empty",
+        "size",
+        "socket",
+    )
 
     def __init__(self, socket: WebSocket) -> None:
         self.socket = socket
@@ -47,6 +56,8 @@ class Carrier(ABC):
         """What waits to be written."""
         self.size = 0
         """How many bytes wait to be written."""
+        self.most = socket.options.send_buffer_size
+        """How many may wait before who sends waits, too."""
         self.reports_empty = False
         """Whether the socket waits for the outbox to become empty."""
         self._drainers: list[Task] = []
