@@ -175,8 +175,8 @@ class Settings:
 
     # Bounds of a connection
 
-    receive_buffer_size: int = field(default=65536, metadata=_integer("bytes", 1024, 64 * _MIB))
-    """Most bytes of a message that are taken, and echoed, at once. Default 65536."""
+    receive_buffer_size: int = field(default=262144, metadata=_integer("bytes", 1024, 64 * _MIB))
+    """Most bytes of a message that are taken, and echoed, at once. Default 262144."""
 
     max_message_size: int = field(default=16 * _MIB, metadata=_integer("bytes", 1, 1024 * _MIB))
     """Bytes of the largest message that is accepted. Default 16777216 (16 MiB)."""

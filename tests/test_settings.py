@@ -22,7 +22,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         shutdown_spread=0,
         keep_alive_interval=30,
         keep_alive_timeout=30,
-        receive_buffer_size=65536,
+        receive_buffer_size=262144,
         max_message_size=16777216,
         send_buffer_size=65536,
         send_timeout=30,

@@ -29,10 +29,10 @@ class WebSocketOptions:
     pongs (section 5.5.3), which keep proxies awake and ask the peer for nothing."""
 
     # Receiving
-    receive_buffer_size: int = 65_536
+    receive_buffer_size: int = 262_144
     """Most bytes that one `receive_chunk()` returns. A message that is larger than this is
     handed over in parts, before all of it has arrived."""
-    inbox_size: int = 131_072
+    inbox_size: int = 262_144
     """Bytes received and not yet asked for at which reading from the peer pauses. It resumes
     when the handler has taken them."""
     max_message_size: int = 16 * 1024 * 1024
