@@ -11,6 +11,7 @@ from pathlib import Path
 from quart import Response, request, websocket
 from quart_trio import QuartTrio
 
+from echo.echohub import map_echo_hub
 from echo.hosting.lifecycle import Lifecycle
 from echo.hosting.proxies import TrustedProxies
 from echo.hosting.responses import WholeResponses
@@ -30,7 +31,7 @@ CONTENT_SECURITY_POLICY = (
 
 
 def create_app(settings: Settings, lifecycle: Lifecycle | None = None) -> QuartTrio:
-    """The service: the page at `/`, the echo at `/ws`.
+    """The service: the page at `/`, the echo at `/ws`, the hub at `/hub`.
 
     Args:
         settings: of the service.
@@ -64,6 +65,7 @@ def create_app(settings: Settings, lifecycle: Lifecycle | None = None) -> QuartT
             content_type="text/plain; charset=utf-8",
         )
 
+    map_echo_hub(app, settings.allowed_origins)
     use_probes(app, life)
     _serve_page(app)
     if settings.trusted_proxies:

@@ -59,4 +59,30 @@ export function parseReason(text, code) {
   return text;
 }
 
+// For the calls of a hub, with the bounds that the hub has itself.
+
+export function parseName(text) {
+  const name = text.trim();
+  if (!name) throw new InputError("Give it a name.");
+  if (name.length > 64) throw new InputError("A name has at most 64 characters.");
+  return name;
+}
+
+export function parseCount(text) {
+  if (/^\d{1,4}$/.test(text.trim()) && Number(text) <= 1000) return Number(text);
+  throw new InputError("A whole number from 0 to 1000.");
+}
+
+export function parseItems(text) {
+  const items = text.trim() === "" ? [] : text.split(",").map((item) => item.trim());
+  if (items.length > 1000) throw new InputError("At most 1,000 items.");
+  return items;
+}
+
+export function parseConnectionId(text) {
+  const id = text.trim();
+  if (/^[\w-]{1,64}$/.test(id)) return id;
+  throw new InputError("The connection id that the other window shows.");
+}
+
 const shorten = (text) => (text.length > 20 ? `${text.slice(0, 20)}…` : text);

@@ -3,6 +3,7 @@
 
 import { describeClose } from "./close-codes.js";
 import { connect } from "./connection.js";
+import { createForms } from "./forms.js";
 import { InputError, parseCloseCode, parseHex, parseProtocols, parseReason, parseUrl }
   from "./inputs.js";
 import { createLog } from "./log.js";
@@ -17,6 +18,7 @@ export function createSocketPanel(root) {
   const find = (selector) => root.querySelector(selector);
   const url = find("#url");
   const message = find("#message");
+  const { on, parse, complain } = createForms(root);
   const log = createLog(find(".log"));
   const state = createStateView(find(".state"));
   let connection = null;
@@ -82,37 +84,6 @@ export function createSocketPanel(root) {
   });
 
   const kind = () => find("[name=kind]:checked").value;
-
-  function on(selector, act) {
-    const form = find(selector);
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      try {
-        act();
-      } catch (error) {
-        if (!(error instanceof InputError)) throw error;
-        complain(error.field, error.message);
-        error.field.focus();
-      }
-    });
-    form.addEventListener("input", (event) => complain(event.target, ""));
-  }
-
-  // The value of a field; its parser's refusal is told beside the field it is about.
-  function parse(field, parser) {
-    try {
-      return parser(field.value);
-    } catch (error) {
-      throw Object.assign(error, { field });
-    }
-  }
-
-  function complain(field, text) {
-    const place = find(`#${field.id}-error`);
-    if (!place) return; // the radio buttons cannot be wrong
-    place.textContent = text;
-    field.setAttribute("aria-invalid", String(text !== ""));
-  }
 
   message.addEventListener("keydown", (event) => {
     // While an input method composes a word, Enter belongs to it.

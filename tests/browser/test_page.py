@@ -365,6 +365,9 @@ def expect_complaint(page: Page, field: Locator, complaint: str) -> None:
 
 def test_the_keyboard_is_enough(page: Page) -> None:
     keys = page.keyboard
+    for name in ("WebSocket", "Hub"):
+        keys.press("Tab")
+        expect(page.get_by_role("link", name=name, exact=True)).to_be_focused()
     keys.press("Tab")
     expect(page.get_by_label("URL")).to_be_focused()
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"

@@ -1,0 +1,172 @@
+"""Hubs and raw connections at a path of a Quart-Trio app.
+
+The only module of the hub layer, beside the stream of events, that knows Quart. The app's own
+hooks (`before_request`, sessions, error handlers) work for these paths as for all others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quart import Response, request, websocket
+from quart_trio import QuartTrio
+
+from echo.hubs.clients import HubContext
+from echo.hubs.hub import Hub
+from echo.hubs.lifetime import Lifetime
+from echo.hubs.options import HubOptions
+from echo.hubs.server import HubServer
+from echo.hubs.transports.answer import Answer
+from echo.hubs.transports.authentication import Authenticate
+from echo.hubs.transports.body import HeldBodies, body_of
+from echo.hubs.transports.endpoint import Endpoint
+from echo.hubs.transports.negotiate import NegotiateHook
+from echo.hubs.transports.options import ConnectionOptions
+from echo.hubs.transports.request import Headers, Request
+from echo.hubs.transports.server import Authorize, Handler, LinkServer, RawServer
+from echo.hubs.transports.sse import EventStream
+from echo.websocket import WebSocketMiddleware, use_websockets
+
+_METHODS = ["GET", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"]
+
+
+def map_hub(
+    app: QuartTrio,
+    path: str,
+    hub: type[Hub],
+    options: HubOptions | None = None,
+    *,
+    authenticate: Authenticate | None = None,
+    negotiate: NegotiateHook | None = None,
+    lifetime: Lifetime | None = None,
+) -> HubContext:
+    """Let clients call a hub at a path.
+
+    Args:
+        app: the app; it gets `use_websockets()` with the defaults unless it has it already.
+        path: of the hub, such as "/chat"; "/chat/" is the same.
+        hub: its class.
+        options: of the hub and its connections; None for the defaults.
+        authenticate: tells who sends a request; None: nobody is known.
+        negotiate: may redirect or refuse a client that negotiates.
+        lifetime: who is connected; None: the clients of this process.
+
+    Returns: the hub for the rest of the app, to send from anywhere.
+
+    Raises:
+        ValueError: the path does not begin with "/", or has variables.
+        TypeError: the class cannot serve as a hub; the message says why.
+    """
+    websockets = _websockets(app)
+    server = HubServer(hub, options, clock=lambda: websockets.worker.clock, lifetime=lifetime)
+    map_links(app, path, server, server.options, authenticate=authenticate, negotiate=negotiate)
+    return server.context
+
+
+def map_connection(
+    app: QuartTrio,
+    path: str,
+    handler: Handler,
+    options: ConnectionOptions | None = None,
+    *,
+    authenticate: Authenticate | None = None,
+    authorize: Authorize | None = None,
+    negotiate: NegotiateHook | None = None,
+) -> None:
+    """Let clients of the hub protocol's transports connect at a path, without a hub.
+
+    Args:
+        app: the app; it gets `use_websockets()` with the defaults unless it has it already.
+        path: of the connection, such as "/echo"; "/echo/" is the same.
+        handler: is called with the `Link` of each client. When it returns, the link is closed;
+            if it fails, with an error.
+        options: of the connections; None for the defaults.
+        authenticate: tells who sends a request; None: nobody is known.
+        authorize: tells whether a user may connect (None: is not known); None: all may.
+        negotiate: may redirect or refuse a client that negotiates.
+
+    Raises:
+        ValueError: the path does not begin with "/", or has variables.
+    """
+    server = RawServer(handler, authorize)
+    map_links(
+        app,
+        path,
+        server,
+        options or ConnectionOptions(),
+        authenticate=authenticate,
+        negotiate=negotiate,
+    )
+
+
+def map_links(
+    app: QuartTrio,
+    path: str,
+    server: LinkServer,
+    options: ConnectionOptions,
+    *,
+    authenticate: Authenticate | None = None,
+    negotiate: NegotiateHook | None = None,
+) -> None:
+    """Do what `map_connection()` does, with any server of links."""
+    if not path.startswith("/") or "<" in path:
+        raise ValueError(f"a hub's path begins with '/' and has no variables, unlike {path!r}")
+    base = path.rstrip("/")
+    endpoint = Endpoint(
+        server, options, _websockets(app), authenticate=authenticate, negotiate=negotiate
+    )
+
+    async def negotiation() -> Response:
+        return _response(app, await endpoint.answer_negotiate(_request(request.scope)))
+
+    async def connection() -> Response:
+        scope = request.scope
+        return _response(app, await endpoint.answer(_request(scope), body_of(scope)))
+
+    async def socket() -> Response | None:
+        answer = await endpoint.serve_websocket(_request(websocket.scope))
+        return None if answer is None else _response(app, answer)
+
+    paths = {f"{base}/", f"{base}/negotiate", f"{base}/negotiate/", base} - {""}
+    for each in paths:
+        handler = negotiation if "/negotiate" in each.removeprefix(base) else connection
+        app.add_url_rule(
+            each, f"{each} over HTTP", handler, methods=_METHODS, provide_automatic_options=False
+        )
+        if handler is connection:
+            app.add_websocket(each, f"{each} over WebSockets", socket)
+    app.before_serving(endpoint.start)
+    app.asgi_app = HeldBodies(app.asgi_app, paths)  # type: ignore[method-assign,assignment]
+
+
+def _websockets(app: QuartTrio) -> WebSocketMiddleware:
+    """The app's socket layer."""
+    layer: Any = app.asgi_app
+    while layer is not None:
+        if isinstance(layer, WebSocketMiddleware):
+            return layer
+        layer = getattr(layer, "app", None) or getattr(layer, "_app", None)
+    return use_websockets(app)
+
+
+def _request(scope: Any) -> Request:
+    client = scope.get("client")
+    return Request(
+        method=scope.get("method", "GET"),
+        path=scope["path"],
+        query_string=scope["query_string"].decode("latin-1"),
+        headers=Headers(scope["headers"]),
+        client=client[0] if client else None,
+        scheme=scope["scheme"],
+        http_version=scope.get("http_version", "1.1"),
+    )
+
+
+def _response(app: QuartTrio, answer: Answer) -> Response:
+    response = app.response_class(answer.body, answer.status, content_type=answer.content_type)
+    response.headers.extend(answer.headers)
+    if isinstance(answer.body, EventStream):
+        response.timeout = None
+    if answer.status == 204:
+        del response.headers["Content-Length"]
+    return response

@@ -1,0 +1,1 @@
+"""What carries a connection: WebSockets, server-sent events, long polling, and the way to them."""

@@ -1,0 +1,155 @@
+"""Other people's clients against the test host: which cases there are, and how they are run."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.hubs.node import client_folder
+from tests.servers import Server, running
+
+FOLDER = Path(__file__).parent
+FILES = [FOLDER / f"{name}.js" for name in ("calls", "streams", "people", "connection", "raw")]
+
+COMBINATIONS = (
+    ("WebSockets", "json"),
+    ("WebSockets", "messagepack"),
+    ("ServerSentEvents", "json"),
+    ("LongPolling", "json"),
+    ("LongPolling", "messagepack"),
+)
+"""Transport and protocol; server-sent events carry no bytes."""
+
+SECONDS = 120  # that a client's process may take
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case as its declaration states it: `test("name", {options}, ...`."""
+
+    name: str
+    options: dict[str, Any]
+
+    def applies(self, transport: str, protocol: str, place: str) -> bool:
+        return (
+            transport in self.options.get("over", [transport])
+            and transport not in self.options.get("not", [])
+            and self.options.get("protocol", protocol) == protocol
+            and self.options.get("place", place) == place
+        )
+
+
+def cases() -> list[Case]:
+    """All cases of the JavaScript client."""
+    declaration = re.compile(r'^test\("(?P<name>[^"]+)", (?:(?P<options>\{.*?\}), )?async', re.M)
+    return [
+        Case(found["name"], json.loads(re.sub(r"(\w+):", r'"\1":', found["options"] or "{}")))
+        for file in FILES
+        for found in declaration.finditer(file.read_text())
+    ]
+
+
+CASES = cases()
+
+
+class Outcomes:
+    """What came of each case under some settings; those of one are run once, when asked for.
+
+    Args:
+        run: gives, for a setting, {case: None or what went wrong}.
+    """
+
+    def __init__(self, run: Callable[..., dict[str, str | None]]) -> None:
+        self._run = run
+        self._known: dict[tuple[str, ...], dict[str, str | None] | Exception] = {}
+
+    def check(self, *setting: str, case: str) -> None:
+        if setting not in self._known:
+            try:
+                self._known[setting] = self._run(*setting)
+            except Exception as error:
+                self._known[setting] = error
+        known = self._known[setting]
+        if isinstance(known, Exception):
+            raise known
+        assert known.get(case, "it was not run") is None, known.get(case, "it was not run")
+
+
+def matrix(place: str) -> list[tuple[str, str, str]]:
+    """Transport, protocol and name of every case that applies at this place."""
+    return [
+        (transport, protocol, case.name)
+        for transport, protocol in COMBINATIONS
+        for case in CASES
+        if case.applies(transport, protocol, place)
+    ]
+
+
+def python_cases(client: str) -> list[str]:
+    """The cases of a Python client: the functions of its script that are marked as such."""
+    module = ast.parse((FOLDER / f"with_{client}.py").read_text())
+    return [
+        each.name
+        for each in module.body
+        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
+        and any(isinstance(mark, ast.Name) and mark.id == "case" for mark in each.decorator_list)
+    ]
+
+
+def run_python(
+    client: str, url: str, wanted: Iterable[str], *setting: str
+) -> dict[str, str | None]:
+    """What came of each wanted case of a Python client, in a process of its own."""
+    script = str(FOLDER / f"with_{client}.py")
+    done = subprocess.run(
+        [sys.executable, script, url, ",".join(wanted), *setting],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    results: dict[str, str | None] = json.loads(done.stdout)
+    return results
+
+
+@contextlib.contextmanager
+def host(*options: str) -> Iterator[Server]:
+    """The test host, which must end well too."""
+    with running("tests/hubs/host.py", "--port", "{port}", *options) as server:
+        yield server
+        assert server.end()[0] == 0, server.stderr
+
+
+@contextlib.contextmanager
+def chat(port: int) -> Iterator[Server]:
+    """The README's chat at this port, until it is ended."""
+    command = ("-m", "hypercorn", "-k", "trio", "-b", f"127.0.0.1:{port}", "tests.hubs.chat:app")
+    with running(*command, answers=False) as started:
+        server = dataclasses.replace(started, port=port)
+        server.wait_until_it_answers()
+        yield server
+
+
+@contextlib.contextmanager
+def node(script: str, **setting: Any) -> Iterator[subprocess.Popen[str]]:
+    """A script of ours under Node, with the client to `require` and its setting as arguments."""
+    modules = str(client_folder() / "node_modules")
+    command = ["node", str(FOLDER / script), modules, json.dumps(setting)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        limit = threading.Timer(SECONDS, process.kill)  # ends who waits for its output, too
+        limit.start()
+        try:
+            yield process
+        finally:
+            limit.cancel()
+            process.kill()

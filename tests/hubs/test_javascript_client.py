@@ -1,0 +1,81 @@
+"""Microsoft's JavaScript client under Node, over every transport and protocol."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.hubs.clients import COMBINATIONS, FILES, FOLDER, Outcomes, chat, host, matrix, node
+from tests.hubs.node import run_script
+from tests.hubs.proxy import Proxy
+from tests.servers import Server, free_port
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with host() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def outcomes(server: Server) -> Outcomes:
+    def run(transport: str, protocol: str) -> Any:
+        setting = {
+            "url": server.url,
+            "transport": transport,
+            "protocol": protocol,
+            "files": [str(file) for file in FILES],
+            "atOnce": 8,
+        }
+        return json.loads(run_script(FOLDER / "node.js", json.dumps(setting)))
+
+    return Outcomes(run)
+
+
+@pytest.mark.parametrize(("transport", "protocol", "case"), matrix("node"))
+def test_client(outcomes: Outcomes, transport: str, protocol: str, case: str) -> None:
+    outcomes.check(transport, protocol, case=case)
+
+
+@pytest.mark.parametrize("protocol", ["json", "messagepack"])
+@pytest.mark.parametrize("tell_server", [True, False], ids=["reset", "silence"])
+def test_a_cut_link_loses_and_doubles_nothing(
+    server: Server, protocol: str, tell_server: bool
+) -> None:
+    count = 200
+    with Proxy(server.port) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}/statefulhub"
+        with node("resume.js", url=url, protocol=protocol, count=count) as process:
+            assert process.stdout is not None
+            for _ in range(count // 20):
+                assert process.stdout.readline() == ".\n"
+                proxy.cut(tell_server=tell_server)
+            seen = json.loads(process.stdout.readline())
+        assert proxy.connections > count // 20
+    numbers = list(range(count))
+    assert (seen["lost"], seen["closed"], seen["sameId"]) == (0, "", True)
+    assert seen["received"] == numbers
+    assert seen["streamed"] == numbers
+    assert seen["notes"] == numbers
+    assert seen["answers"] == numbers[::10]
+    assert seen["sum"] == sum(numbers)
+
+
+def test_the_chat_outlives_its_server() -> None:
+    """The README's app is restarted; its clients find back by themselves and talk on."""
+    port = free_port()
+    setting = {"method": "SendMessage", "event": "ReceiveMessage", "kinds": COMBINATIONS}
+    url = f"http://127.0.0.1:{port}/chat"
+    with chat(port) as server, node("reconnect.js", url=url, **setting) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "connected\n"
+        code, seconds = server.end(signal.SIGTERM)
+        assert code == 0
+        assert seconds < 3, "clients that answer need no grace period"
+        with chat(port):
+            told = json.loads(process.stdout.readline())
+    assert told == [{"lost": 1, "closed": 0, "newId": True}] * len(COMBINATIONS)
