@@ -242,6 +242,8 @@ class WebSocket:
             raise trio.BusyResourceError("another task is receiving from this WebSocket")
         # What the handler has sent is complete for now: it need not wait for the next tick.
         self.carrier.flush()
+        if self.state is not State.OPEN:  # the flush has met the end
+            raise self._error()
         return False
 
     # Sending

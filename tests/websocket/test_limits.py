@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import struct
 import tracemalloc
+from socket import SO_LINGER, SOL_SOCKET
 
 import pytest
 import trio
 import trio.testing
 
-from echo.websocket import State, WebSocket, WebSocketOptions
-from tests.harness import frame, serve
+from echo.websocket import (
+    ConnectionClosedError,
+    MessageType,
+    State,
+    WebSocket,
+    WebSocketOptions,
+)
+from tests.harness import Peer, frame, serve
 
 EMPTY = frame(0x82, b"")
 
@@ -157,3 +165,28 @@ async def test_sending_in_a_loop_to_a_quick_reader_lets_other_tasks_run(carrier:
         for _ in range(100):
             assert (await peer.receive())[0] == 0x82
     assert seen[0] >= 100 * 16_384 // 65_536 // 2
+
+
+@pytest.mark.parametrize("carrier", ["tcp", "unix", "reused"])
+async def test_a_flush_that_meets_a_reset_does_not_leave_the_handler_waiting(carrier: str) -> None:
+    peers: list[Peer] = []
+    raised = trio.Event()
+
+    async def handler(socket: WebSocket) -> None:
+        await socket.receive()
+        connection = peers[0].stream.socket
+        if carrier != "unix":
+            connection.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        # No checkpoint since then: the flush before the wait is the first to learn of it.
+        socket.send_nowait(b"into the void", MessageType.BINARY)
+        try:
+            await socket.receive()
+        except ConnectionClosedError:
+            raised.set()
+
+    async with serve(handler, carrier) as service, service.peer() as peer:
+        peers.append(peer)
+        await peer.send(0x81, b"go")
+        with trio.fail_after(2):  # close_timeout, 5 s, would let it go at last
+            await raised.wait()
