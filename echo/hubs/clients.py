@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from echo.hubs.lifetime import All, Audience, Connections, Groups, Lifetime, Users
+from echo.hubs.metrics import Metrics
 
 if TYPE_CHECKING:
     from echo.hubs.calls import Call
@@ -188,11 +189,15 @@ class GroupManager:
 class HubContext:
     """A hub from outside its methods: in HTTP routes, in background tasks."""
 
-    __slots__ = ("clients", "groups")
+    __slots__ = ("clients", "groups", "metrics")
 
-    def __init__(self, lifetime: Lifetime) -> None:
+    def __init__(self, lifetime: Lifetime, metrics: Metrics) -> None:
         self.clients = HubClients(lifetime)
+        """Whom to call."""
         self.groups = GroupManager(lifetime)
+        """Who is in which group."""
+        self.metrics = metrics
+        """What the hub counts, of the clients of this process."""
 
 
 def _several(names: Iterable[str]) -> tuple[str, ...]:

@@ -316,7 +316,6 @@ class HubConnection:
             upload.end("The underlying connection was closed.")
         for come in list(self.answers.values()):
             come(None)
-        self.reader.wake()
         self._wake()
         if self._nursery is not None:
             if self._running:

@@ -18,7 +18,7 @@ from msgspec import UNSET
 from echo.hubs.binding import BindingError
 from echo.hubs.calls import Call
 from echo.hubs.clients import CallerClients, GroupManager
-from echo.hubs.errors import HubError, error_text, unwrapped
+from echo.hubs.errors import ClientDisconnected, HubError, error_text, unwrapped
 from echo.hubs.filters import HubInvocation, around
 from echo.hubs.hub import Hub, HubMethod, allowed, methods_of
 from echo.hubs.lifetime import Lifetime
@@ -252,7 +252,7 @@ class Dispatcher:
         self, connection: HubConnection, message: Message, error: Exception, sentence: str
     ) -> str:
         self._metrics.failed_invocations += 1
-        if isinstance(error, HubError) or connection.ended:
+        if isinstance(error, HubError | ClientDisconnected) or connection.ended:
             logger.debug("%s: %r failed: %s", connection.id, message.target, error)
         else:
             logger.error("Hub method %r failed", message.target, exc_info=error)

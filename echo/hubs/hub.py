@@ -125,7 +125,7 @@ class HubMethod:
 def methods_of(hub: type[Hub]) -> dict[str, HubMethod]:
     """What clients may call of a hub, by the name in lower case.
 
-    Raises TypeError if two methods have one name, or if one cannot be called.
+    Raises TypeError if two methods have one name, or if one cannot be called so.
     """
     found: dict[str, HubMethod] = {}
     owners: dict[str, str] = {}
@@ -133,6 +133,8 @@ def methods_of(hub: type[Hub]) -> dict[str, HubMethod]:
         function = inspect.getattr_static(hub, attribute)
         if attribute.startswith("_") or hasattr(Hub, attribute) or not inspect.isfunction(function):
             continue
+        if attribute in Hub.__annotations__:
+            raise TypeError(f"{hub.__name__}.{attribute}() hides what every Hub has: rename it")
         definitions = [vars(each)[attribute] for each in hub.__mro__ if attribute in vars(each)]
         policies = [policy for each in definitions for policy in getattr(each, _POLICIES, ())]
         method = HubMethod(function, tuple(policies))

@@ -79,7 +79,7 @@ def map_connection(
         app: the app; it gets `use_websockets()` with the defaults unless it has it already.
         path: of the connection, such as "/echo"; "/echo/" is the same.
         handler: is called with the `Link` of each client. When it returns, the link is closed;
-            if it fails, with an error.
+            if it fails, with an error. Who sends much waits in `link.drain()` now and then.
         options: of the connections; None for the defaults.
         authenticate: tells who sends a request; None: nobody is known.
         authorize: tells whether a user may connect (None: is not known); None: all may.
@@ -88,15 +88,9 @@ def map_connection(
     Raises:
         ValueError: the path does not begin with "/", or has variables.
     """
-    server = RawServer(handler, authorize)
-    map_links(
-        app,
-        path,
-        server,
-        options or ConnectionOptions(),
-        authenticate=authenticate,
-        negotiate=negotiate,
-    )
+    options = options or ConnectionOptions()
+    server = RawServer(handler, authorize, options)
+    map_links(app, path, server, options, authenticate=authenticate, negotiate=negotiate)
 
 
 def map_links(

@@ -184,20 +184,13 @@ class Reader:
         return partial(run, Call(connection, streaming=True), method, message, uploads)
 
     async def _wait_for_slot(self) -> None:
-        while (
-            self._slots_taken > self._server.options.parallel_invocations
-            and not self._connection.ended
-        ):
+        while self._slots_taken > self._server.options.parallel_invocations:
             self._slot_free = trio.Event()
             await self._slot_free.wait()
 
     def release_slot(self) -> None:
         """A call no longer counts: the next may run."""
         self._slots_taken -= 1
-        self.wake()
-
-    def wake(self) -> None:
-        """Let a wait for a slot look again."""
         if self._slot_free is not None:
             self._slot_free.set()
 

@@ -70,7 +70,7 @@ class HubServer:
         self.lifetime = lifetime or LocalLifetime()
         self.metrics = Metrics()
         self.dispatcher = Dispatcher(hub, self.options, self.lifetime, self.metrics)
-        self.context = HubContext(self.lifetime)
+        self.context = HubContext(self.lifetime, self.metrics)
         """The hub for the rest of the app."""
         self.connections: set[HubConnection] = set()
         """The clients of this process. Changes synchronously."""

@@ -172,8 +172,9 @@ def map_routes(app: QuartTrio, hub: HubContext) -> None:
     @app.after_request
     async def set_cookies(response: Response) -> Response:
         if "/negotiate" in request.path:
-            # To a page of another site a browser sends no others.
-            site: dict[str, Any] = {"samesite": "None", "secure": True} if request.is_secure else {}
+            # For a page of another site a browser takes no others.
+            elsewhere = {"samesite": "None", "secure": True, "partitioned": True}
+            site: dict[str, Any] = elsewhere if request.is_secure else {}
             response.set_cookie("testCookie", "testValue", **site)
             response.set_cookie("testCookie2", "testValue2", **site)
             response.set_cookie("expiredCookie", "doesntmatter", expires=time.time() - 3600, **site)

@@ -65,6 +65,7 @@ class MemoryLink(Link):
         self.closed_with: str | None = "not closed"
         self._room = room
         self._resumed = False
+        self._receiving = False
         self._changed = ParkingLot()
 
     # The server's end
@@ -74,15 +75,20 @@ class MemoryLink(Link):
         self.transfer_format = transfer_format
 
     async def receive(self) -> bytes:
-        while not self.to_server:
-            if self.ended:
-                return b""
-            if self._resumed:
-                self._resumed = False
-                self.connected = True
-                raise LinkResumed
-            await self._changed.park()
-        return self.to_server.popleft()
+        assert not self._receiving, "one task receives"
+        self._receiving = True
+        try:
+            while not self.to_server:
+                if self.ended:
+                    return b""
+                if self._resumed:
+                    self._resumed = False
+                    self.connected = True
+                    raise LinkResumed
+                await self._changed.park()
+            return self.to_server.popleft()
+        finally:
+            self._receiving = False
 
     def send(self, data: bytes) -> None:
         if self.connected and not self.ended:
@@ -289,14 +295,13 @@ class Client:
         return call.arguments
 
     async def closed(self) -> Close:
-        """Read the server's Close, past what comes before, and wait until it is done with us."""
-        close = None
+        """Read the server's last message, a Close, and wait until it is done with us."""
+        last = None
         while (message := await self.next()) is not None:
-            if isinstance(message, Close):
-                close = message
+            last = message
         await self.served.wait()
-        assert close is not None
-        return close
+        assert isinstance(last, Close), last
+        return last
 
     @property
     def idle(self) -> bool:

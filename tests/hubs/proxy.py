@@ -8,10 +8,14 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 
 _RESET = struct.pack("ii", 1, 0)  # lingers for no time: close() discards and resets
+
+_SOME = 2000  # bytes after which a link is worth to be cut
+_OUTAGE = 0.5  # seconds
 
 
 class Proxy:
@@ -21,6 +25,8 @@ class Proxy:
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
+        self.cuts = 0
+        """How often `cut()` was called."""
         self._links: list[_Link] = []
         self._lock = threading.Lock()
         self._passing = threading.Event()
@@ -45,28 +51,41 @@ class Proxy:
             link.cut()
             link.end()
 
-    @property
-    def connections(self) -> int:
-        """How many have come."""
-        return len(self._links)
-
     def cut(self, *, tell_server: bool = True) -> None:
         """Cut all links. New ones are taken at once.
 
         Args:
             tell_server: whether the server's end breaks too; otherwise it sees only silence.
         """
+        self.cuts += 1
         with self._lock:
             for link in self._links:
                 link.cut(tell_server=tell_server)
 
-    def hold(self) -> None:
-        """Take connections, but let nothing through, in either direction."""
-        self._passing.clear()
+    @contextmanager
+    def cutting(self, *, tell_server: bool = True) -> Iterator[None]:
+        """Cut the link whenever some bytes have come through it; once, nothing comes through the
+        next link for a while."""
+        over = threading.Event()
 
-    def pass_on(self) -> None:
-        """Let through what waits since `hold()`."""
-        self._passing.set()
+        def cut() -> None:
+            while not over.wait(0.005):
+                with self._lock:
+                    ready = bool(self._links) and self._links[-1].passed > _SOME
+                if ready:
+                    self.cut(tell_server=tell_server)
+                if self.cuts == 3 and ready:
+                    self._passing.clear()
+                    over.wait(_OUTAGE)
+                    self._passing.set()
+
+        cutter = threading.Thread(target=cut)
+        cutter.start()
+        try:
+            yield
+        finally:
+            over.set()
+            cutter.join()
 
     def _accept(self) -> None:
         with suppress(OSError):  # the listener's end
@@ -92,12 +111,18 @@ class _Link:
         self._client, self._server = client, server
         self._passing = passing
         self._cut = False
+        self._received = 0
         self._pumps = [
             threading.Thread(target=self._pump, args=ends)
             for ends in ((client, server), (server, client))
         ]
         for pump in self._pumps:
             pump.start()
+
+    @property
+    def passed(self) -> int:
+        """How many bytes have come from the server; none once the link is cut."""
+        return 0 if self._cut else self._received
 
     def cut(self, *, tell_server: bool = True) -> None:
         self._cut = True
@@ -114,6 +139,8 @@ class _Link:
             while data := source.recv(65536):
                 self._passing.wait()
                 sink.sendall(data)
+                if source is self._server:
+                    self._received += len(data)
             if not self._cut:
                 sink.shutdown(socket.SHUT_WR)
 

@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.hubs.clients import FILES, FOLDER, Outcomes, host, matrix
+from tests.hubs.clients import (
+    FILES,
+    FOLDER,
+    NUMBERS,
+    Outcomes,
+    chat,
+    check_resumed,
+    host,
+    matrix,
+)
 from tests.hubs.node import client_folder
+from tests.hubs.proxy import Proxy
 from tests.servers import Server, free_port
 
 if TYPE_CHECKING:
@@ -154,6 +164,41 @@ def test_without_websockets_the_client_falls_back(page: Page, server: Server) ->
         f"{server.url}/testhub",
     )
     assert names == ["ServerSentEvents", "LongPolling"]
+
+
+def test_a_cut_link_loses_and_doubles_nothing(page: Page, server: Server) -> None:
+    page.add_script_tag(path=FOLDER / "resume.js")
+    script = "(setting) => resume(setting, { signalR, msgpack: signalR.protocols.msgpack })"
+    with Proxy(server.port) as proxy, proxy.cutting():
+        url = f"http://127.0.0.1:{proxy.port}/statefulhub"
+        setting = {"url": url, "protocol": "messagepack", "count": NUMBERS}
+        seen = page.evaluate(script, setting)
+        assert proxy.cuts >= 4
+    check_resumed(seen)
+
+
+def test_a_page_comes_back_after_a_restart(browser: Browser) -> None:
+    """The README's chat, with the client's own default delays."""
+    port = free_port()
+    with browser.new_context() as context, chat(port) as server:
+        page = context.new_page()
+        load(page, server.url, ())
+        page.evaluate(
+            """async (url) => {
+                const hub = new signalR.HubConnectionBuilder()
+                    .withUrl(url).withAutomaticReconnect()
+                    .configureLogging(signalR.LogLevel.None).build();
+                window.back = new Promise((resolve) => hub.onreconnected(resolve));
+                window.heard = new Promise((resolve) => hub.on("ReceiveMessage", resolve));
+                window.say = (...words) => hub.invoke("SendMessage", ...words);
+                await hub.start();
+            }""",
+            f"{server.url}/chat",
+        )
+        server.end()
+        with chat(port):
+            page.evaluate("back")
+            assert page.evaluate("say('me', 'hello').then(() => heard)") == "me"
 
 
 def test_only_pages_of_allowed_origins_may_connect(browser: Browser, server: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -142,6 +143,7 @@ async def test_the_rest_of_the_app_reaches_them_too() -> None:
         await hub.groups.remove(clients[0].id, "a")
         await hub.clients.group("a").send("Mail", "hi")
         assert await received(clients) == [2, 2, 2]
+        assert hub.metrics.connections == 3
 
 
 async def test_one_string_is_not_several() -> None:
@@ -286,7 +288,9 @@ async def test_an_answer_may_be_none(asking: type[Asking]) -> None:
         assert (await client.expect(Completion)).error is None
 
 
-async def test_who_leaves_or_is_not_there_is_an_error(asking: type[Asking]) -> None:
+async def test_who_leaves_or_is_not_there_is_an_error_that_is_not_logged(
+    asking: type[Asking], caplog: pytest.LogCaptureFixture
+) -> None:
     async with serving(asking, HubOptions(detailed_errors=True)) as service:
         client, other = await service.connect(), await service.connect()
         client.call("ask", other.id, "still there?")
@@ -298,6 +302,7 @@ async def test_who_leaves_or_is_not_there_is_an_error(asking: type[Asking]) -> N
         await other.served.wait()
         error = await client.error("ask", other.id, "hello?")
         assert error.endswith(f"IOException: Connection '{other.id}' does not exist.")
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
 async def test_who_does_not_answer_in_time_is_an_error(

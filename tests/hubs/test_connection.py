@@ -32,6 +32,7 @@ class Diary(Hub):
         self.pages.append("connected")
 
     async def on_disconnected(self, error: Exception | None) -> None:
+        await trio.lowlevel.checkpoint()
         self.pages.append(error)
 
     def echo(self, text: str) -> str:
@@ -50,7 +51,8 @@ class Diary(Hub):
         await self.context.aborted.wait()
         self.pages.append("saw the end")
 
-    def abort(self) -> None:
+    async def abort(self) -> None:
+        await trio.lowlevel.checkpoint()  # from here on another task reads
         self.context.abort()
 
     def begin(self, seconds: float) -> None:
@@ -293,6 +295,18 @@ async def test_a_hub_that_cannot_be_made_ends_the_connection() -> None:
         assert await client.closed() == Close(error=error)
 
 
+async def test_nobody_watches_over_a_client_that_is_read_from() -> None:
+    class Slow(Hub):
+        async def on_connected(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+    async with serving(Slow) as service:
+        await service.connect()
+        await wait_all_tasks_blocked()
+        (connection,) = service.server.connections
+        assert not connection.nursery.child_tasks
+
+
 async def test_a_client_that_leaves_while_it_is_greeted_is_noticed() -> None:
     notes = []
 
@@ -366,11 +380,15 @@ async def test_a_client_that_leaves_with_an_error_tells_the_hub(diary: type[Diar
         assert str(error) == "custom client error"
 
 
-async def test_a_method_may_end_the_connection(diary: type[Diary]) -> None:
+async def test_a_method_may_end_the_connection_as_soon_as_it_ends(
+    diary: type[Diary], autojump_clock: MockClock
+) -> None:
     async with serving(diary) as service:
         client = await service.connect()
+        start = trio.current_time()
         client.call("abort")
         assert await client.closed() == Close()  # and no completion
+        assert trio.current_time() == start
         assert diary.pages == ["connected", None]
 
 
@@ -483,8 +501,10 @@ async def test_a_method_has_some_time_to_end_when_its_client_is_gone(
         client = await service.connect()
         client.call("stay", 3)
         await wait_all_tasks_blocked()
+        start = trio.current_time()
         client.leave()
         await client.served.wait()
+        assert trio.current_time() - start == 3
         assert diary.pages == ["connected", "stays", "stayed", None]
 
 
@@ -637,6 +657,19 @@ async def test_while_the_server_keeps_the_client_waiting_it_is_not_expected_to_s
         start = trio.current_time()
         await client.closed()
         assert 30 <= trio.current_time() - start <= 60
+
+
+async def test_a_call_that_has_to_wait_is_a_sign_of_life_when_it_comes(
+    diary: type[Diary], autojump_clock: MockClock
+) -> None:
+    async with serving(diary, seconds=1000) as service:
+        client = await service.connect()
+        client.ping()
+        await trio.sleep(20)
+        client.call("stay", 100)
+        start = trio.current_time()
+        await client.closed()
+        assert round(trio.current_time() - start, 6) == 35  # the method had 5 more
 
 
 async def test_a_call_that_runs_alone_does_not_count_as_a_sign_of_life(

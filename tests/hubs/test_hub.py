@@ -111,6 +111,14 @@ def test_two_methods_given_one_name_are_refused() -> None:
         methods_of(Ambiguous)
 
 
+def test_a_method_that_hides_what_every_hub_has_is_refused() -> None:
+    class Hiding(Hub):
+        def groups(self) -> None: ...  # type: ignore[override]
+
+    with pytest.raises(TypeError, match=r"Hiding\.groups\(\) hides what every Hub has: rename it"):
+        methods_of(Hiding)
+
+
 def test_a_method_that_cannot_be_called_is_refused_by_name() -> None:
     class Wrong(Hub):
         def takes(self, *, keyword: int) -> None: ...

@@ -313,6 +313,8 @@ async def test_who_no_longer_wants_an_answer_can_be_cancelled(make: Make) -> Non
                 nursery.start_soon(lifetime.invoke, client.id, "Result", (), int)
                 call = await client.expect(Invocation)
                 scope.cancel()
+        (connection,) = service.server.connections
+        assert not connection.answers
         client.complete(str(call.invocation_id), result=2)  # too late
         answers: list[Any] = []
         async with trio.open_nursery() as nursery:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 from msgspec import UNSET
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from echo.hubs import Hub, HubError, HubOptions, UploadError, authorize
 from echo.hubs.messages import Completion, StreamItem
@@ -113,6 +113,17 @@ class Down(Hub):
                 yield "x" * 1000
         finally:
             self.notes.append("ended")
+
+    async def aborts(self) -> AsyncIterator[int]:
+        self.context.abort()
+        for number in range(1000):
+            self.notes.append(str(number))
+            yield number
+
+    async def stay(self) -> None:
+        await self.context.aborted.wait()
+        await trio.sleep(3)
+        self.notes.append("stayed")
 
     async def asks(self) -> AsyncIterator[int]:
         yield await self.clients.caller.invoke("sum", 1, returns=int)
@@ -270,6 +281,27 @@ async def test_a_stream_that_never_waits_ends_with_its_connection(down: type[Dow
         assert down.notes == ["begun", "ended"]
 
 
+async def test_a_stream_on_a_connection_that_is_over_goes_no_further(down: type[Down]) -> None:
+    async with serving(down) as service:
+        client = await service.connect()
+        client.call_stream("aborts")
+        await client.closed()
+        assert down.notes == ["0"]
+
+
+async def test_streams_have_no_time_to_end_as_other_calls_have(
+    down: type[Down], autojump_clock: MockClock
+) -> None:
+    async with serving(down) as service:
+        client = await service.connect()
+        client.call_stream("silent")
+        client.call("stay")
+        await wait_all_tasks_blocked()
+        client.leave()
+        await client.served.wait()
+        assert down.notes == ["begun", "cancelled", "stayed"]
+
+
 async def test_a_stream_may_ask_its_client(down: type[Down]) -> None:
     async with serving(down) as service:
         client = await service.connect()
@@ -323,6 +355,9 @@ class Up(Hub):
         await texts.aclose()
         assert not [text async for text in texts]
         return text
+
+    async def take_one(self, texts: AsyncIterator[str]) -> str:
+        return await anext(texts)
 
     async def ignore(self, texts: AsyncIterator[str]) -> None:
         await trio.sleep_forever()
@@ -416,6 +451,16 @@ async def test_an_error_of_the_client_is_raised_behind_the_last_item(up: type[Up
         assert error == f"{invoking('concat')} HubException: Something bad"
 
 
+async def test_the_first_end_of_a_stream_counts(up: type[Up]) -> None:
+    async with serving(up) as service:
+        client = await service.connect()
+        client.call("concat_later", streams=("x",))
+        client.complete("x", "Something bad")
+        client.complete("x")
+        error = (await client.expect(Completion)).error
+        assert error == f"{invoking('concat_later')} HubException: Something bad"
+
+
 async def test_an_item_of_another_type_ends_the_stream(up: type[Up]) -> None:
     async with serving(up) as service:
         client = await service.connect()
@@ -495,7 +540,7 @@ async def test_a_stream_that_nobody_reads_holds_back_its_client(up: type[Up]) ->
 async def test_a_method_that_ends_lets_go_who_feeds_its_stream(up: type[Up]) -> None:
     async with serving(up, HubOptions(stream_capacity=1)) as service:
         client = await service.connect()
-        client.call("first", streams=("x",))
+        client.call("take_one", streams=("x",))
         await wait_all_tasks_blocked()
         client.send(*[StreamItem(invocation_id="x", item=letter) for letter in "abcdef"])
         assert (await client.expect(Completion)).result == "a"

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
+from urllib.parse import urlsplit
 
 import trio
 from quart.wrappers import base
+
+from echo.websocket import UsageError
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -52,12 +55,19 @@ class HeldBodies:
 
 def _path(scope: Any) -> str:
     path: str = scope["path"]
+    if not path.startswith("/"):  # a request may name the whole URL (RFC 9112 section 3.2.2)
+        path = urlsplit(path).path
     return path.removeprefix(scope.get("root_path") or "")
 
 
 def body_of(scope: Any) -> RequestBody:
     """The body of a request that came through `HeldBodies`."""
-    body: RequestBody = scope[_KEY]
+    body: RequestBody | None = scope.get(_KEY)
+    if body is None:
+        raise UsageError(
+            "a middleware beneath the hub's changes the path of its requests: wrap the app in it "
+            "after the hub was mapped"
+        )
     return body
 
 

@@ -8,7 +8,6 @@ Origin is not a page's.
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
 
 from echo.hubs.transports.answer import Answer, Headers
 from echo.hubs.transports.request import Request
@@ -30,8 +29,8 @@ class Origins:
         origin = request.headers.get("origin")
         if not self._allowed or self._all or origin is None or origin.lower() in self._allowed:
             return False
-        host = request.headers.get("host", "")
-        return urlsplit(origin).netloc.lower() != host.lower()
+        own = request.headers.get("host", "").lower()
+        return not own or origin.lower().partition("://")[2] != own
 
     def headers(self, request: Request) -> Headers:
         """What an answer to this request says about origins."""

@@ -49,7 +49,6 @@ _ACTIVE = refuse(409, "The connection is active already.")
 _OTHER_TRANSPORT = refuse(400, "Cannot change transports mid-connection")
 _NO_POST = refuse(405, "POST requests are not allowed for WebSocket connections.")
 _NO_DELETE = refuse(400, "Cannot terminate this connection using the DELETE endpoint.")
-_NO_METHOD = refuse(405, "This method is not allowed here.", ("Allow", "GET, POST, DELETE"))
 _TOO_MANY = refuse(429, "Too many clients are connecting just now.", ("Retry-After", "1"))
 _SHUTTING_DOWN = refuse(503, "The server is shutting down.", ("Retry-After", "1"))
 _BROKEN_OFF = refuse(400, "The client broke off its request.")
@@ -103,7 +102,7 @@ class Endpoint:
         """Answer a request to the path of negotiate."""
         if request.method == "POST":
             return await self._finish(request, self._negotiate(request))
-        return await self._finish(request, self._other(request))
+        return await self._finish(request, self._other(request, "POST"))
 
     async def answer(self, request: Request, body: RequestBody) -> Answer:
         """Answer a request to the path itself."""
@@ -115,7 +114,7 @@ class Endpoint:
             case "DELETE":
                 answering = self._delete(request)
             case _:
-                answering = self._other(request)
+                answering = self._other(request, "GET, POST, DELETE")
         return await self._finish(request, answering)
 
     async def _finish(self, request: Request, answering: Awaitable[Answer]) -> Answer:
@@ -126,8 +125,10 @@ class Endpoint:
         headers = self._origins.headers(request)
         return replace(answer, headers=answer.headers + headers) if headers else answer
 
-    async def _other(self, request: Request) -> Answer:
-        return self._origins.preflight(request) if request.method == "OPTIONS" else _NO_METHOD
+    async def _other(self, request: Request, allowed: str) -> Answer:
+        if request.method == "OPTIONS":
+            return self._origins.preflight(request)
+        return refuse(405, "This method is not allowed here.", ("Allow", allowed))
 
     async def _negotiate(self, request: Request) -> Answer:
         user = await self._user(request)

@@ -30,9 +30,9 @@ class User(Protocol):
 class LinkResumed(Exception):
     """The client came back: another transport has taken the place of the one that was lost.
 
-    Raised by `Link.receive()` of a stateful link. What was sent while there was no transport,
-    and any part of what was sent before, may be lost. From the moment it is raised, `send()`
-    reaches the new transport, so whoever catches it sends `Sequence` before anything else.
+    Raised by `Link.receive()` of a stateful link. Whatever was under way, in either direction,
+    is lost, and a message may have come in part. From the moment this is raised `send()` reaches
+    the new transport, so whoever catches it can say first where both sides go on.
     """
 
 
@@ -44,6 +44,7 @@ class Link(ABC):
         "_end_event",
         "ended",
         "id",
+        "most_unsent",
         "request",
         "stateful",
         "token",
@@ -77,6 +78,9 @@ class Link(ABC):
         self.stateful = stateful
         """Whether stateful reconnect was negotiated. Whoever serves the link may set it to False
         when the client turns out not to know how."""
+        self.most_unsent: int | None = None
+        """Bytes that may wait for the client; when there are more, `send()` aborts the link. None:
+        whoever sends sees to that."""
         self.ended = False
         """Whether the connection is over, for good."""
         self.why = ""
@@ -138,6 +142,12 @@ class Link(ABC):
     @abstractmethod
     def abort(self, reason: str) -> None:
         """End the link at once, without what waits. The reason is logged, once."""
+
+    def _check_unsent(self) -> None:
+        """Something was put into the outbox. For subclasses."""
+        most = self.most_unsent
+        if most is not None and self.unsent > most:
+            self.abort(f"the client is too slow: more than {most} bytes wait for it")
 
     def _note_end(self, why: str) -> bool:
         """Remember the end; returns whether it is the first. For subclasses."""

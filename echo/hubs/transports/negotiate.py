@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from secrets import token_urlsafe
 from typing import Any, TypeAlias
 
@@ -34,7 +34,7 @@ class Redirect:
     """An answer of the app's hook: negotiate again, there."""
 
     url: str
-    access_token: str | None = None
+    access_token: str | None = field(default=None, repr=False)
     """To be sent there in the place of the client's own."""
 
 
@@ -58,7 +58,7 @@ class Negotiated:
     """A client that may connect."""
 
     id: str
-    token: str
+    token: str = field(repr=False)
     version: int
     stateful: bool
 

@@ -45,6 +45,8 @@ class ConnectionOptions:
     """Bytes from one client that wait for the application; then the client has to wait."""
     transport_buffer_size: int = 65_536
     """Bytes that wait for one client at which `drain()` begins to wait."""
+    outbox_size: int = 1024 * 1024
+    """Bytes that may wait for a client. It is dropped when there are more."""
     max_post_size: int = 30_000_000
     """Most bytes of one POST, by which clients send where there is no WebSocket; beyond: 413."""
 
@@ -76,6 +78,7 @@ class ConnectionOptions:
             ("max_negotiations", "clients"),
             ("application_buffer_size", "bytes"),
             ("transport_buffer_size", "bytes"),
+            ("outbox_size", "bytes"),
             ("max_post_size", "bytes"),
         ):
             value = getattr(self, name)

@@ -141,6 +141,7 @@ class PostedLink(Link):
             self._outbox.append(data)
             self._outbox_size += len(data)
             self._outward.unpark_all()
+            self._check_unsent()
 
     def _encode(self, data: bytes) -> bytes:
         """What goes out for it."""
@@ -192,7 +193,6 @@ class PostedLink(Link):
     def end(self, why: str) -> None:
         """The link has ended. What the client posted before can still be received."""
         if self._note_end(why):
-            self._absence.end()
             self._outbox.clear()
             self._outbox_size = 0
             self._inward.unpark_all()

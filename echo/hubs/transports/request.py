@@ -44,8 +44,8 @@ class Request:
     method: str = "GET"
     path: str = "/"
     """Decoded, without the query."""
-    query_string: str = ""
-    headers: Headers = field(default_factory=Headers)
+    query_string: str = field(default="", repr=False)  # may hold secrets, as headers may
+    headers: Headers = field(default_factory=Headers, repr=False)
     client: str | None = None
     """The peer's address, if it has one."""
     scheme: str = "http"

@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias
 import trio
 
 from echo.hubs.transports.link import Link, User
+from echo.hubs.transports.options import ConnectionOptions
 
 logger = logging.getLogger("echo.hubs")
 
@@ -41,8 +42,11 @@ class RawServer:
 
     last_words = False
 
-    def __init__(self, handler: Handler, authorize: Authorize | None) -> None:
+    def __init__(
+        self, handler: Handler, authorize: Authorize | None, options: ConnectionOptions
+    ) -> None:
         self._handler = handler
+        self._most_unsent = options.outbox_size
         self._authorize = authorize
         self._links: set[Link] = set()
 
@@ -50,6 +54,7 @@ class RawServer:
         return self._authorize is None or self._authorize(user)
 
     async def serve(self, link: Link) -> None:
+        link.most_unsent = self._most_unsent
         self._links.add(link)
         try:
             await self._handler(link)

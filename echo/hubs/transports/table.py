@@ -51,12 +51,7 @@ class Table:
 
     def find(self, token: str) -> Entry | None:
         """Whoever has this token."""
-        entry = self._connected.get(token)
-        if entry is None:
-            entry = self._pending.get(token)
-            if entry is not None and entry.too_late <= trio.current_time():
-                return None
-        return entry
+        return self._connected.get(token) or self._pending.get(token)
 
     def claim(self, entry: Entry, transport: Transport) -> None:
         """The client connects. If it has negotiated, its token is known until `forget()`."""

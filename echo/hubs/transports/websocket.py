@@ -90,6 +90,7 @@ class WebSocketLink(Link):
     def send(self, data: bytes) -> None:
         with suppress(ConnectionClosed):
             self._socket.send_nowait(data, self._kind)
+            self._check_unsent()
 
     @property
     def unsent(self) -> int:
@@ -189,7 +190,6 @@ class ReconnectingLink(WebSocketLink):
 
     def _end(self, why: str) -> None:
         if self._note_end(why):
-            self._absence.end()
             self._changed.unpark_all()
 
     def _give_up(self) -> None:

@@ -30,6 +30,9 @@ COMBINATIONS = (
 )
 """Transport and protocol; server-sent events carry no bytes."""
 
+NUMBERS = 150
+"""How many go each way in a test of stateful reconnect, in a second or more."""
+
 SECONDS = 120  # that a client's process may take
 
 
@@ -95,6 +98,17 @@ def matrix(place: str) -> list[tuple[str, str, str]]:
     ]
 
 
+def check_resumed(seen: dict[str, Any]) -> None:
+    """Nothing of what resume.js tells was lost or doubled, and it was one connection."""
+    numbers = list(range(NUMBERS))
+    assert (seen["lost"], seen["closed"], seen["sameId"]) == (0, "", True)
+    assert seen["received"] == numbers
+    assert seen["streamed"] == numbers
+    assert seen["notes"] == numbers
+    assert seen["answers"] == numbers[::10]
+    assert seen["sum"] == sum(numbers)
+
+
 def python_cases(client: str) -> list[str]:
     """The cases of a Python client: the functions of its script that are marked as such."""
     module = ast.parse((FOLDER / f"with_{client}.py").read_text())
@@ -125,7 +139,7 @@ def run_python(
 @contextlib.contextmanager
 def host(*options: str) -> Iterator[Server]:
     """The test host, which must end well too."""
-    with running("tests/hubs/host.py", "--port", "{port}", *options) as server:
+    with running("/tmp/hx/host_all.py", "--port", "{port}", *options) as server:
         yield server
         assert server.end()[0] == 0, server.stderr
 

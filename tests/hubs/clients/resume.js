@@ -1,36 +1,28 @@
 // Stateful reconnect: numbers go both ways, as messages, calls and streams, while somebody cuts
-// the link. Writes a dot for each piece of progress, in the end what arrived in which order.
+// the link. Tells in the end what arrived, in which order. For Node and for browsers.
 "use strict";
-
-const path = require("node:path");
-const [, , modules, text] = process.argv;
-const signalR = require(path.join(modules, "@microsoft/signalr"));
-const { MessagePackHubProtocol } = require(path.join(modules, "@microsoft/signalr-protocol-msgpack"));
-const { url, protocol, count } = JSON.parse(text);
 
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-async function main() {
+async function resume({ url, protocol, count }, { signalR, msgpack }) {
     const hub = new signalR.HubConnectionBuilder()
         .withUrl(url, { transport: signalR.HttpTransportType.WebSockets })
-        .withHubProtocol(protocol === "json" ? new signalR.JsonHubProtocol() : new MessagePackHubProtocol())
+        .withHubProtocol(protocol === "json" ? new signalR.JsonHubProtocol() : new msgpack.MessagePackHubProtocol())
         .withStatefulReconnect({ bufferSize: 100_000 })
         .configureLogging(signalR.LogLevel.None)
         .build();
     const seen = { lost: 0, closed: "", received: [], streamed: [], answers: [] };
     hub.onreconnecting(() => { seen.lost += 1; });
     hub.onclose((error) => { seen.closed = error?.message ?? "closed"; });
-    hub.on("Number", (number) => {
-        seen.received.push(number);
-        if (number % 20 === 0) process.stdout.write(".\n");
-    });
+    hub.on("Number", (number) => seen.received.push(number));
     await hub.start();
     const before = hub.connectionId;
 
     const uploaded = new signalR.Subject();
     const upload = hub.invoke("SlowSum", uploaded, 0);
     const stream = new Promise((resolve, reject) => {
-        hub.stream("Counter", count, 0.005).subscribe({ next: (item) => seen.streamed.push(item), complete: resolve, error: reject });
+        const observer = { next: (item) => seen.streamed.push(item), complete: resolve, error: reject };
+        hub.stream("Counter", count, 0.005).subscribe(observer);
     });
     await hub.send("StartNumbers", count, 0.005);
     const sending = (async () => {
@@ -51,10 +43,21 @@ async function main() {
     seen.sameId = hub.connectionId === before && await hub.invoke("GetCallerConnectionId") === before;
     const { closed } = seen;
     await hub.stop();
-    console.log(JSON.stringify({ ...seen, closed }));
+    return { ...seen, closed };
 }
 
-main().then(() => process.exit(), (error) => {
-    console.error(error);
-    process.exit(1);
-});
+if (typeof module !== "undefined") {
+    const path = require("node:path");
+    const [, , modules, setting] = process.argv;
+    const libraries = {
+        signalR: require(path.join(modules, "@microsoft/signalr")),
+        msgpack: require(path.join(modules, "@microsoft/signalr-protocol-msgpack")),
+    };
+    resume(JSON.parse(setting), libraries).then(
+        (seen) => process.stdout.write(`${JSON.stringify(seen)}\n`, () => process.exit()),
+        (error) => {
+            console.error(error);
+            process.exit(1);
+        },
+    );
+}

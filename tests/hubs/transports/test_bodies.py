@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import trio
 
 from echo.hubs.transports.link import Link
 from echo.hubs.transports.options import ConnectionOptions
+from echo.hubs.transports.request import Request
 from tests.hubs.transports.serving import Client, Echo, app_with, serve, serving, until
 
 
@@ -142,33 +144,48 @@ async def test_what_is_received_is_not_cut_within_a_character() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["/echo?id=unknown", "/echo", "/echo/negotiate", "/echo/negotiate/"]
+    ("method", "url", "status"),
+    [
+        ("POST", "/echo?id=unknown", 404),
+        ("POST", "/echo", 400),
+        ("POST", "/echo/negotiate", 200),
+        ("PUT", "/echo", 405),
+    ],
 )
-@pytest.mark.parametrize("method", ["POST", "PUT"])
-async def test_a_body_that_nobody_wants(url: str, method: str) -> None:
+async def test_a_body_that_nobody_wants(method: str, url: str, status: int) -> None:
     """The client gets its answer while it still sends, and nothing is left of its connection."""
-    async with serving(Echo()) as (site, client):
-        await client.negotiate()
+
+    async def slowly(request: Request, token: str | None) -> None:
+        await trio.sleep(0.1)  # as much waits as the server lets
+
+    async with serving(Echo(), authenticate=slowly) as (site, client):
+        await client.negotiate()  # with it come the tasks that stay
         before = trio.lowlevel.current_statistics().tasks_living
-        stream = await site.tcp()
-        head = f"{method} {url} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n"
-        await stream.send_all(head.encode())
+        async with await site.tcp() as stream:
+            head = f"{method} {url} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n"
+            await stream.send_all(f"{head}\r\n".encode())
 
-        async def send() -> None:
-            try:
-                while True:
-                    await stream.send_all(bytes(100_000))
-            except trio.BrokenResourceError:
-                pass
+            async def send() -> None:
+                with suppress(trio.BrokenResourceError):
+                    while True:
+                        await stream.send_all(bytes(100_000))
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(send)
-            answer = await stream.receive_some(1000)
-            nursery.cancel_scope.cancel()
-        expected = 405 if method == "PUT" else {"/echo?id=unknown": 404, "/echo": 400}.get(url, 200)
-        assert answer.startswith(f"HTTP/1.1 {expected} ".encode())
-        await stream.aclose()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send)
+                answer = await stream.receive_some(1000)
+                nursery.cancel_scope.cancel()
+            assert answer.startswith(f"HTTP/1.1 {status} ".encode())
         await until(lambda: trio.lowlevel.current_statistics().tasks_living <= before)
+
+
+@pytest.mark.parametrize("url", ["/echo/negotiate", "/echo?id=unknown"])
+async def test_the_server_ends_a_request_to_its_very_end(url: str) -> None:
+    """What comes after the answer comes: here, that the connection is closed."""
+    async with serving(Echo()) as (site, _), await site.tcp() as stream:
+        head = f"POST {url} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n"
+        await stream.send_all(f"{head}Connection: close\r\n\r\n".encode())
+        async for _ in stream:
+            pass
 
 
 async def test_the_apps_other_routes_read_bodies_as_ever() -> None:

@@ -302,6 +302,40 @@ async def test_a_post_that_waits_for_room_learns_of_the_end() -> None:
         assert statuses == [404, 404]
 
 
+async def test_abort_forgets_what_was_posted() -> None:
+    class Aborting(Echo):
+        async def talk(self, link: Link) -> None:
+            await posted.wait()
+            link.abort("the test says so")
+            assert await link.receive() == b""
+
+    posted = trio.Event()
+    server = Aborting()
+    async with serving(server) as (_, client):
+        await client.start_polling()
+        await client.post(b"never received")
+        posted.set()
+        await until(lambda: server.left)
+        assert server.link.ended
+
+
+async def test_a_client_for_whom_too_much_waits_is_dropped() -> None:
+    """If its handler is a raw one: a hub looks itself."""
+    links: list[Link] = []
+
+    async def flood(link: Link) -> None:
+        links.append(link)
+        for _ in range(11):
+            link.send(bytes(100))
+        await link.wait_ended()
+
+    async with serving(flood, outbox_size=1000) as (_, client):
+        await client.start_polling()
+        await until(lambda: links and links[0].ended)
+        assert links[0].why == "the client is too slow: more than 1000 bytes wait for it"
+        assert (await client.get()).status_code in (204, 404)
+
+
 async def test_abort_ends_the_poll_and_forgets_what_waits(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import trio
 from trio_websocket import WebSocketConnection
 
+from echo.hubs.mapping import _websockets
 from echo.hubs.transports.link import Link, LinkResumed, User
+from echo.hubs.transports.options import ConnectionOptions
 from echo.hubs.transports.request import Request
-from tests.hubs.transports.serving import Client, Echo, Person, Site, close_code, serving, until
+from tests.harness import frame
+from tests.hubs.transports.serving import (
+    Client,
+    Echo,
+    Person,
+    Site,
+    app_with,
+    close_code,
+    serve,
+    serving,
+    until,
+)
 
 STATEFUL = "negotiateVersion=1&useStatefulReconnect=true"
 
@@ -76,6 +90,40 @@ async def test_another_websocket_takes_over_from_one_that_seems_well() -> None:
                     old = new
                     await lose(new)
         assert server.links == [server.link]
+
+
+async def test_who_came_back_may_stay() -> None:
+    """However the last socket ended, and whenever."""
+    server = Echo()
+    async with stateful(server, disconnect_timeout=0.15) as (_, client):
+        await client.negotiate(STATEFUL)
+        async with client.socket() as lost:
+            await say(lost, "before")
+            await lose(lost)
+        async with client.socket() as well:
+            await trio.sleep(0.3)
+            await say(well, "after")
+            async with client.socket() as last:
+                await trio.sleep(0.3)
+                await say(last, "still there")
+    assert server.resumed == 2
+
+
+async def test_the_begin_of_a_character_is_lost_with_its_socket() -> None:
+    server = Echo()
+    app = app_with(server, ConnectionOptions(allow_stateful_reconnect=True))
+    middleware = _websockets(app)
+    middleware.options = replace(middleware.options, receive_buffer_size=5)
+    async with serve(app) as site, site.client() as client:
+        await client.negotiate(STATEFUL)
+        async with client.socket() as socket:
+            await say(socket, "hello")
+            # Of a message of 100 bytes the first 5, which end within a character.
+            await socket._stream.send_all(frame(0x81, b"aaaa" + "€".encode() * 32)[:11])
+            assert await socket.get_message() == "aaaa"
+            await lose(socket)
+        async with client.socket() as socket:
+            await say(socket, "again")
 
 
 async def test_who_says_goodbye_does_not_come_back() -> None:
@@ -166,6 +214,7 @@ async def test_the_rest_of_what_a_client_said_before_its_goodbye_is_received() -
             await socket.send_message("words")
         await until(lambda: server.left)
     assert server.received == b"last words"
+    assert server.link.why == "its WebSocket ended with 1000"
 
 
 @pytest.mark.parametrize("error", [None, "mine"])

@@ -152,6 +152,19 @@ async def test_drain_waits_until_the_client_has_taken_half() -> None:
             assert link.unsent <= 500
 
 
+async def test_a_stream_may_be_silent() -> None:
+    """The deadline is for a client that does not read, not for a hub that has nothing to say."""
+    server = Echo()
+    async with serving(server, transport_send_timeout=0.1, disconnect_timeout=0.1) as (_, client):
+        await client.negotiate()
+        async with client.events() as events:
+            await events.opened()
+            for _ in range(2):
+                await trio.sleep(0.2)
+                await client.post(b"hello")
+                assert await events.next() == b"data: hello\r\n\r\n"
+
+
 async def test_a_slow_client_that_reads_is_kept() -> None:
     """What it takes within the timeout is progress, however much still waits."""
     server = Echo()

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import httpx
 import pytest
 import trio
 
-from tests.hubs.transports.serving import EVENTS, Client, Echo, Site, app_with, serve, serving
+from echo.hubs.transports.link import Link
+from tests.hubs.transports.serving import (
+    EVENTS,
+    Client,
+    Echo,
+    Site,
+    app_with,
+    serve,
+    serving,
+    until,
+)
 
 NO_CACHE = {
     "cache-control": "no-cache, no-store",
@@ -73,10 +85,10 @@ async def test_a_transport_that_is_not_offered() -> None:
 async def test_a_method_that_means_nothing_here(method: str) -> None:
     async with serving(Echo()) as (_, client):
         await client.negotiate()
-        for url in (client.url, "/echo/negotiate"):
+        for url, allowed in ((client.url, "GET, POST, DELETE"), ("/echo/negotiate", "POST")):
             response = await client.http.request(method, url)
             assert response.status_code == 405
-            assert response.headers["allow"]
+            assert response.headers["allow"] == allowed
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE", "PUT"])
@@ -160,6 +172,27 @@ async def test_two_websockets_with_one_token_at_the_same_time() -> None:
     assert len(server.links) == 1
 
 
+async def test_nothing_is_left_of_who_has_left() -> None:
+    links: weakref.WeakSet[Link] = weakref.WeakSet()
+
+    async def remember(link: Link) -> None:
+        links.add(link)
+        await link.receive()
+
+    options = {"allow_stateful_reconnect": True, "disconnect_timeout": 0.1}
+    async with serving(remember, **options) as (_, client):
+        for query in ("", "negotiateVersion=1", "useStatefulReconnect=true"):
+            await client.negotiate(query)
+            async with client.socket():
+                await until(lambda: links)
+        await client.negotiate()
+        async with client.events() as events:
+            await events.opened()
+        await client.start_polling()
+        await client.delete()
+        await until(lambda: gc.collect() and not links)
+
+
 @pytest.mark.parametrize("path", ["/echo", "/echo/"])
 async def test_paths_may_end_in_a_slash(path: str) -> None:
     async with serve(app_with(Echo())) as site, site.client(path) as client:
@@ -171,6 +204,16 @@ async def test_paths_may_end_in_a_slash(path: str) -> None:
 async def test_an_app_below_another_path() -> None:
     async with serve(app_with(Echo()), root_path="/app") as site:
         await talk(site, "/app/echo")
+
+
+async def test_a_request_may_name_the_whole_url() -> None:
+    async with serving(Echo()) as (site, client):
+        await client.start_polling()
+        async with await site.tcp() as stream:
+            head = f"POST http://localhost{client.url} HTTP/1.1\r\nHost: localhost\r\n"
+            await stream.send_all(f"{head}Content-Length: 5\r\n\r\nhello".encode())
+            assert (await stream.receive_some(1000)).startswith(b"HTTP/1.1 200 ")
+        assert await client.poll() == b"hello"
 
 
 async def talk(site: Site, path: str) -> None:

@@ -198,8 +198,9 @@ async def test_a_client_that_takes_nothing_is_dropped() -> None:
 async def test_a_page_of_another_origin_may_not_connect() -> None:
     server = Echo()
     async with serving(server, allowed_origins=("https://mine.example",)) as (site, client):
-        refused = await client.refused_socket({"Origin": "https://evil.example"})
-        assert refused == (403, "Pages of this origin may not connect here.")
+        for origin in ("https://evil.example", "null", "http://[", "127.0.0.1", ""):
+            refused = await client.refused_socket({"Origin": origin})
+            assert refused == (403, "Pages of this origin may not connect here.")
         for origin in ("https://MINE.example", f"http://127.0.0.1:{site.port}"):
             async with client.socket(extra_headers=[("Origin", origin)]) as socket:
                 await socket.send_message("hello")
