@@ -36,14 +36,17 @@ function openWebSocket(url, { signal, received, ended }) {
 function openEventStream(url, { signal, received, ended }) {
   return new Promise((resolve, reject) => {
     const source = new EventSource(url);
-    signal.addEventListener("abort", () => {
-      source.close();
+    let said; // what we last said has left when this is done
+    signal.addEventListener("abort", async () => {
       reject(signal.reason);
+      await said; // who leaves the stream is forgotten, and with it what comes later
+      source.close();
     });
     let open = false;
     source.onopen = () => {
       open = true;
-      resolve(createPost(url, ended));
+      const post = createPost(url, ended);
+      resolve((text) => (said = post(text)));
     };
     source.onmessage = ({ data }) => received(data);
     source.onerror = () => {
@@ -76,11 +79,8 @@ async function openLongPolling(url, { signal, received, ended }) {
 // last words of a connection leave when it is over.
 function createPost(url, ended) {
   let waiting = "";
-  let busy = false;
-  return async (text) => {
-    waiting += text;
-    if (busy) return;
-    busy = true;
+  let posting = null; // a promise
+  async function post() {
     try {
       while (waiting) {
         const body = waiting;
@@ -90,7 +90,11 @@ function createPost(url, ended) {
     } catch (error) {
       ended(error.message);
     }
-    busy = false;
+    posting = null;
+  }
+  return (text) => {
+    waiting += text;
+    return (posting ??= post());
   };
 }
 

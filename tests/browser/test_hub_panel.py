@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +17,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.browser.conftest import ROOT, free_port, wait_until_it_answers
 from tests.browser.test_page import WORST_CONTRAST
@@ -165,6 +166,25 @@ def test_everything_works_over_every_transport(
     expect(state(page)).to_have_text("Disconnected")
     expect(log(page).locator("tr").last).to_have_text(re.compile("Disconnected\\.$"))
     assert connection_id(page) == ""
+    assert faults == []
+
+
+@pytest.mark.parametrize("transport", ["Server-sent events", "Long polling"])
+def test_the_last_words_of_a_connection_arrive(
+    window: Open, faults: list[str], transport: str
+) -> None:
+    page = connect(window(), transport)
+
+    def delay(route: Route) -> None:
+        if route.request.method == "POST":
+            time.sleep(0.3)  # the stream must outlive it: the server forgets whoever leaves
+        route.continue_()
+
+    page.route(lambda url: "/hub?id=" in url, delay)
+    with page.expect_response(lambda response: response.request.method == "POST") as last:
+        button(page, "Disconnect").click()
+    assert last.value.status == 200
+    expect(state(page)).to_have_text("Disconnected")
     assert faults == []
 
 
