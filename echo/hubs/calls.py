@@ -8,7 +8,8 @@ stays where it is, with its cancel scopes and whatever it has registered under i
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from echo.hubs.errors import UsageError
@@ -64,11 +65,18 @@ class Call:
         self._counted = counted
         self._may_ask = may_ask
 
-    def before_asking(self) -> None:
-        """The method is about to wait for a client, who may first have other things to say."""
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """The method waits for a client, who may first have other things to say."""
         if not self._may_ask:
             raise UsageError("Client results inside OnConnectedAsync Hub methods are not allowed.")
-        self.release()
+        reader = self.connection.reader
+        reader.begin_asking()
+        try:
+            self.release()
+            yield
+        finally:
+            reader.end_asking()
 
     def release(self) -> None:
         """Let the next call begin. Only the first time counts."""

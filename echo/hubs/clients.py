@@ -7,6 +7,7 @@ which knows the caller as well. Groups change here too.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from echo.hubs.lifetime import All, Audience, Connections, Groups, Lifetime, Users
@@ -62,15 +63,15 @@ class SingleClientProxy(ClientProxy):
             returns: the type to convert the answer to.
 
         Raises:
-            HubError: the client answered with an error, or with another type.
+            HubError: the client answered with an error, or with another type; or too many calls
+                of the caller wait for clients already (`max_client_results`).
             ClientDisconnected: it is not connected, or left before it answered.
             TimeoutError: it did not answer in time.
             EncodingError: its protocol cannot carry an argument.
             UsageError: this is `on_connected`: the client cannot answer yet.
         """
-        if self._call is not None:
-            self._call.before_asking()
-        return await self._lifetime.invoke(self._id, target, arguments, returns)
+        with nullcontext() if self._call is None else self._call.asking():
+            return await self._lifetime.invoke(self._id, target, arguments, returns)
 
 
 class CallerProxy(SingleClientProxy):

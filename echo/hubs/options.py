@@ -55,6 +55,8 @@ class HubOptions(ConnectionOptions):
     """Calls with a stream of one client that run at a time; the next is refused."""
     stream_capacity: int = 10
     """Items of a client's stream that wait for their method: then reading from it pauses."""
+    max_client_results: int = 100
+    """Answers of clients that the calls of one client wait for at a time; the next is refused."""
     client_result_timeout: float | None = 300.0
     """Seconds a client has to answer what the server asks of it. None: as long as it is there."""
 
@@ -85,6 +87,7 @@ class HubOptions(ConnectionOptions):
         "parallel_invocations": "calls",
         "max_streams": "calls",
         "stream_capacity": "items",
+        "max_client_results": "answers",
         "outbox_size": "bytes",
         "replay_size": "bytes",
     }

@@ -55,7 +55,7 @@ class Reader:
 
     __slots__ = (
         *("_connection", "_generation", "_messages", "_parser", "_server"),
-        *("_slot_free", "_slots_taken", "_streaming", "receiving"),
+        *("_asking", "_slot_free", "_slots_taken", "_streaming", "receiving"),
     )
 
     def __init__(self, connection: HubConnection, server: HubServer, first: bytes) -> None:
@@ -67,6 +67,7 @@ class Reader:
         self._slots_taken = 0  # of the parallel invocations, those that wait for one included
         self._slot_free: trio.Event | None = None  # for who waits for one
         self._streaming = 0  # calls with streams
+        self._asking = 0  # answers of clients that calls wait for
         self.receiving = False
         """Whether it waits for the client, not for what the client has asked for."""
 
@@ -187,6 +188,17 @@ class Reader:
         while self._slots_taken > self._server.options.parallel_invocations:
             self._slot_free = trio.Event()
             await self._slot_free.wait()
+
+    def begin_asking(self) -> None:
+        """A call waits for a client's answer. Raises `HubError` if too many do."""
+        most = self._server.options.max_client_results
+        if self._asking >= most:
+            raise HubError(f"{most} calls are waiting for answers of clients already.")
+        self._asking += 1
+
+    def end_asking(self) -> None:
+        """It has it, or not."""
+        self._asking -= 1
 
     def release_slot(self) -> None:
         """A call no longer counts: the next may run."""

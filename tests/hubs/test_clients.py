@@ -333,6 +333,22 @@ async def test_the_caller_can_be_asked_when_its_call_has_ended(asking: type[Aski
         assert asking.notes == ["answer"]
 
 
+async def test_the_answers_that_calls_wait_for_are_limited(asking: type[Asking]) -> None:
+    async with serving(asking, HubOptions(max_client_results=2)) as service:
+        client = await service.connect()
+        for _ in range(2):
+            client.call("ask_number")
+            await client.called("number")
+        assert await client.error("ask_number") == (
+            "An unexpected error occurred invoking 'ask_number' on the server. "
+            "HubException: 2 calls are waiting for answers of clients already."
+        )
+        client.complete("s1", result=1)
+        assert (await client.expect(Completion)).result == 1
+        client.call("ask_number")
+        await client.called("number")
+
+
 async def test_the_rest_of_the_app_may_ask(asking: type[Asking]) -> None:
     async with serving(asking) as service:
         client = await service.connect()

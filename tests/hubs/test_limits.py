@@ -67,6 +67,7 @@ def test_the_defaults_are_signalrs() -> None:
         ("max_message_size", 0, "must be a whole number of at least 1 (bytes), not 0"),
         ("parallel_invocations", 1.5, "must be a whole number of at least 1 (calls), not 1.5"),
         ("max_streams", -1, "must be a whole number of at least 1 (calls), not -1"),
+        ("max_client_results", 0, "must be a whole number of at least 1 (answers), not 0"),
         ("stream_capacity", True, "must be a whole number of at least 1 (items), not True"),
         ("outbox_size", "1", "must be a whole number of at least 1 (bytes), not '1'"),
         ("replay_size", 0, "must be a whole number of at least 1 (bytes), not 0"),
