@@ -65,7 +65,13 @@ def create_app(settings: Settings, lifecycle: Lifecycle | None = None) -> QuartT
             content_type="text/plain; charset=utf-8",
         )
 
-    map_echo_hub(app, settings.allowed_origins)
+    alone = settings.workers == 1  # else the kernel chooses the process of each connection
+    map_echo_hub(
+        app,
+        allowed_origins=settings.allowed_origins,
+        node=settings.node if alone else "",
+        sticky=alone,
+    )
     use_probes(app, life)
     _serve_page(app)
     if settings.trusted_proxies:

@@ -101,15 +101,24 @@ def _check_name(group: str) -> None:
         raise HubError(f"A group's name has 1 to {MAX_NAME} characters.")
 
 
-def map_echo_hub(app: QuartTrio, allowed_origins: tuple[str, ...] = ()) -> HubContext:
+def map_echo_hub(
+    app: QuartTrio, *, allowed_origins: tuple[str, ...] = (), node: str = "", sticky: bool = True
+) -> HubContext:
     """Serve the hub at `/hub`. To be called after `use_websockets()`.
 
     Args:
         app: to serve it.
         allowed_origins: whose pages may connect; see `HubOptions`.
+        node: name of the process, for a proxy; see `HubOptions`.
+        sticky: whether all requests of a connection reach this process; see `HubOptions`.
 
     Returns:
         What sends to the hub's clients from anywhere.
     """
-    options = HubOptions(client_result_timeout=ANSWER_TIMEOUT, allowed_origins=allowed_origins)
+    options = HubOptions(
+        client_result_timeout=ANSWER_TIMEOUT,
+        allowed_origins=allowed_origins,
+        node=node,
+        sticky=sticky,
+    )
     return map_hub(app, PATH, EchoHub, options)

@@ -59,6 +59,15 @@ def _text(allowed: str) -> dict[str, Rule]:
     return {"rule": Rule(allowed, parse)}
 
 
+def _name() -> dict[str, Rule]:
+    def parse(text: str) -> str:
+        if not re.fullmatch("[A-Za-z0-9-]{0,32}", text):
+            raise ValueError(text)
+        return text
+
+    return {"rule": Rule("up to 32 letters, digits and hyphens", parse)}
+
+
 def _integer(unit: str, lowest: int, highest: int) -> dict[str, Rule]:
     def parse(text: str) -> int:
         # int() would also take "1_000", "+5" and digits of other scripts.
@@ -143,6 +152,10 @@ class Settings:
 
     workers: int = field(default=1, metadata=_integer("processes", 1, 256))
     """Processes that share the port. Default 1."""
+
+    node: str = field(default="", metadata=_name())
+    """Name of this process where a proxy sends each hub connection to the process it began with:
+    connection tokens begin with it and a dot. Without effect on several workers. Default empty."""
 
     log_level: str = field(
         default="info", metadata=_choice("debug", "info", "warning", "error", "critical")

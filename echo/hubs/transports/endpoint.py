@@ -27,8 +27,9 @@ from echo.hubs.transports.negotiate import (
     NegotiateHook,
     Refusal,
     answer_negotiation,
+    client_of,
     negotiate,
-    new_key,
+    new_client,
 )
 from echo.hubs.transports.options import ConnectionOptions, Transport
 from echo.hubs.transports.posted import LinkEnded, PostedLink, PostRefused
@@ -140,10 +141,8 @@ class Endpoint:
             client = negotiate(request, self._options)
         except NegotiateError as error:
             return answer_negotiation(Refusal(str(error)))
-        if self._table.full:
-            return _TOO_MANY
-        self._table.expect(client)
-        return answer_negotiation(client, self._options.transports)
+        self._expect(client)
+        return answer_negotiation(client, self._options.offered)
 
     async def _get(self, request: Request, body: RequestBody) -> Answer:
         """Open a stream of events, or poll."""
@@ -229,10 +228,15 @@ class Endpoint:
         if self._origins.refuses(request):
             raise Refused(_ORIGIN_REFUSED)
         user = await self._user(request)
-        if request.parameter("id"):
-            entry = self._find(request)
+        token = request.parameter("id")
+        if not token:
+            entry = Entry(new_client(self._options))
         else:
-            entry = Entry(Negotiated(id=new_key(), token=new_key(), version=1, stateful=False))
+            if not self._options.sticky and self._table.find(token) is None:
+                client = client_of(token)
+                if client is not None:  # it may have negotiated with another process
+                    self._expect(client)
+            entry = self._find(request)
         self._check_transport(entry, "WebSockets")
         if entry.transport is not None:
             if not isinstance(entry.link, ReconnectingLink) or not entry.link.stateful:
@@ -328,12 +332,17 @@ class Endpoint:
             raise Refused(_UNKNOWN)
         return entry
 
+    def _expect(self, client: Negotiated) -> None:
+        if self._table.full:
+            raise Refused(_TOO_MANY)
+        self._table.expect(client)
+
     def _check_open(self) -> None:
         if self._worker.shutting_down.is_set():
             raise Refused(_SHUTTING_DOWN)
 
     def _check_transport(self, entry: Entry, transport: Transport) -> None:
-        if transport not in self._options.transports:
+        if transport not in self._options.offered:
             sentence = f"{transport} transport not supported by this end point type"
             raise Refused(refuse(404, sentence))
         if entry.transport not in (None, transport):

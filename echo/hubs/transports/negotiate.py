@@ -1,11 +1,14 @@
 """Negotiate: the client asks what is to be had, and gets an id and a token to connect with.
 
-The id is public; the token addresses the connection and is its client's secret. Only version 0,
-which knows no token, takes the id for both.
+The token addresses the connection and is its client's secret. The public id is made of the token,
+not the other way round, so that any process can tell it. Only version 0, which knows no token,
+takes the id for both.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -20,6 +23,7 @@ from echo.hubs.transports.options import ConnectionOptions, Transport
 from echo.hubs.transports.request import Request
 
 _VERSION = 1
+_TOKEN = re.compile(r"([A-Za-z0-9-]{1,32}\.)?[A-Za-z0-9_-]{22}")
 _INTEGER = re.compile(r"\s*[+-]?[0-9]{1,9}\s*")
 
 _FORMATS: dict[Transport, tuple[str, ...]] = {
@@ -59,13 +63,27 @@ class Negotiated:
 
     id: str
     token: str = field(repr=False)
-    version: int
-    stateful: bool
+    version: int = _VERSION
+    stateful: bool = False
 
 
-def new_key() -> str:
-    """An id or a token: 16 random bytes in base64url."""
-    return token_urlsafe(16)
+def new_client(options: ConnectionOptions) -> Negotiated:
+    """A client that nobody knows yet."""
+    token = token_urlsafe(16)
+    if options.node:
+        token = f"{options.node}.{token}"
+    return Negotiated(_public_id(token), token)
+
+
+def client_of(token: str) -> Negotiated | None:
+    """The client that another process gave this token; None if none can have."""
+    return Negotiated(_public_id(token), token) if _TOKEN.fullmatch(token) else None
+
+
+def _public_id(token: str) -> str:
+    """16 bytes in base64url, from which the token cannot be told."""
+    digest = hashlib.sha256(token.encode()).digest()
+    return base64.urlsafe_b64encode(digest[:16]).rstrip(b"=").decode()
 
 
 def negotiate(request: Request, options: ConnectionOptions) -> Negotiated:
@@ -74,19 +92,18 @@ def negotiate(request: Request, options: ConnectionOptions) -> Negotiated:
     if not _INTEGER.fullmatch(wanted):
         raise NegotiateError("The client requested a non-integer protocol version.")
     version = int(wanted)
-    if version < options.minimum_protocol_version:
+    least = options.minimum_protocol_version if options.sticky else 1
+    if version < least:
         raise NegotiateError(
             f"The client requested version '{version}', but the server does not support this "
             "version."
         )
-    stateful = request.parameter("usestatefulreconnect").strip().lower() == "true"
-    id = new_key()
-    return Negotiated(
-        id=id,
-        token=new_key() if version > 0 else id,
-        version=min(version, _VERSION),
-        stateful=stateful and options.allow_stateful_reconnect,
-    )
+    wants_stateful = request.parameter("usestatefulreconnect").strip().lower() == "true"
+    stateful = wants_stateful and options.allow_stateful_reconnect and options.sticky
+    client = new_client(options)
+    if version == 0:
+        return Negotiated(client.token, client.token, 0, stateful)
+    return Negotiated(client.id, client.token, stateful=stateful)
 
 
 def answer_negotiation(

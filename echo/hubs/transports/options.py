@@ -7,6 +7,7 @@ when the options are made, not when a client first meets it.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -37,6 +38,14 @@ class ConnectionOptions:
     Empty: over HTTP no others, over WebSockets whom `WebSocketOptions.allowed_origins` lets."""
     allow_stateful_reconnect: bool = False
     """Whether a client that asks for it may lose its WebSocket and go on with another."""
+    sticky: bool = True
+    """Whether all requests of a connection reach this process. False where several processes share
+    a port: then any of them connects a client that has negotiated with another, over WebSockets,
+    and nothing else is offered."""
+    node: str = ""
+    """Name of this process, of 1 to 32 letters, digits and hyphens, for a proxy that sees to
+    that: connection tokens, the `id` of all requests but negotiate, are this name, a dot, and
+    what is random. Empty: no name."""
     max_negotiations: int = 10_000
     """Most clients that have negotiated and not connected yet; beyond: 429."""
 
@@ -63,6 +72,11 @@ class ConnectionOptions:
     close_timeout: float = 5.0
     """Seconds a client has to take what waits for it, and to answer, when its connection ends."""
 
+    @property
+    def offered(self) -> tuple[Transport, ...]:
+        """The transports that a client may choose from here."""
+        return self.transports if self.sticky else ("WebSockets",)
+
     def __post_init__(self) -> None:
         if isinstance(self.transports, str) or not set(self.transports) <= set(TRANSPORTS):
             allowed = ", ".join(map(repr, TRANSPORTS))
@@ -71,6 +85,12 @@ class ConnectionOptions:
             raise ValueError("allowed_origins must be a tuple of origins, not one string")
         for origin in self.allowed_origins:
             check_origin(origin)
+        if not self.sticky and "WebSockets" not in self.transports:
+            raise ValueError("sticky must be True without WebSockets among the transports")
+        if not re.fullmatch("[A-Za-z0-9-]{0,32}", self.node):
+            raise ValueError(
+                f"node must be 1 to 32 letters, digits and hyphens, or empty, not {self.node!r}"
+            )
         if self.minimum_protocol_version not in (0, 1):
             given = self.minimum_protocol_version
             raise ValueError(f"minimum_protocol_version must be 0 or 1, not {given!r}")

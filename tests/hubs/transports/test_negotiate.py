@@ -11,6 +11,7 @@ import trio.testing
 
 from echo.hubs.transports.link import User
 from echo.hubs.transports.negotiate import Redirect, Refusal
+from echo.hubs.transports.options import ConnectionOptions
 from echo.hubs.transports.request import Request
 from tests.hubs.transports.serving import Echo, app_with, serve, serving
 
@@ -164,3 +165,67 @@ async def test_a_token_is_good_for_one_endpoint() -> None:
         await client.negotiate()
         client.url = client.url.replace("/echo", "/other")
         assert (await client.get()).status_code == 404
+
+
+# Several processes
+
+
+async def test_a_token_names_its_process() -> None:
+    server = Echo()
+    async with serving(server, node="b-2") as (_, client):
+        answer = await client.negotiate()
+        node, _, rest = answer["connectionToken"].partition(".")
+        assert node == "b-2"
+        assert KEY.fullmatch(rest)
+        assert KEY.fullmatch(answer["connectionId"])
+        assert (await client.get()).status_code == 200
+        assert server.link.id == answer["connectionId"]
+
+
+async def test_where_processes_share_a_port_any_connects_a_client_of_another() -> None:
+    here, there = Echo(), Echo()
+    options = {"sticky": False, "allow_stateful_reconnect": True}
+    async with serving(here, **options) as (_, client), serving(there, **options) as (_, other):
+        answer = await client.negotiate("negotiateVersion=1&useStatefulReconnect=true")
+        assert answer["availableTransports"] == ALL[:1]
+        assert "useStatefulReconnect" not in answer
+        other.url = client.url
+        async with other.socket() as socket:
+            await socket.send_message("hello")
+            assert await socket.get_message() == "hello"
+            assert there.link.id == answer["connectionId"]
+            assert (await other.refused_socket())[0] == 409
+        assert not here.links
+
+
+@pytest.mark.parametrize("token", ["x", "x" * 23, "a.b." + "x" * 22, "x" * 21 + "%20"])
+async def test_what_no_process_can_have_given_is_unknown(token: str) -> None:
+    async with serving(Echo(), sticky=False) as (_, client):
+        client.url = f"/echo?id={token}"
+        assert await client.refused_socket() == (404, "No Connection with that ID")
+
+
+async def test_where_processes_share_a_port_only_websockets_can_be_had() -> None:
+    async with serving(Echo(), sticky=False, max_negotiations=1) as (_, client):
+        assert "error" in await client.negotiate("negotiateVersion=0")
+        await client.negotiate()
+        response = await client.get()
+        assert (response.status_code, response.text) == (
+            404,
+            "LongPolling transport not supported by this end point type",
+        )
+        client.url = f"/echo?id={'x' * 22}"
+        assert (await client.refused_socket())[0] == 429
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"node": "a.b"}, "node must be 1 to 32 letters, digits and hyphens, or empty"),
+        ({"node": "x" * 33}, "node must be 1 to 32"),
+        ({"sticky": False, "transports": ("LongPolling",)}, "sticky must be True without"),
+    ],
+)
+def test_a_wrong_option_of_several_processes(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        ConnectionOptions(**options)
