@@ -68,6 +68,7 @@ class SingleClientProxy(ClientProxy):
             ClientDisconnected: it is not connected, or left before it answered.
             TimeoutError: it did not answer in time.
             EncodingError: its protocol cannot carry an argument.
+            BackplaneError: it is not connected to this node, and the engine is away or goes away.
             UsageError: this is `on_connected`: the client cannot answer yet.
         """
         with nullcontext() if self._call is None else self._call.asking():
@@ -147,7 +148,7 @@ class CallerClients(HubClients):
     __slots__ = ("_call",)
 
     def __init__(self, lifetime: Lifetime, call: Call) -> None:
-        super().__init__(lifetime)
+        self._lifetime = lifetime
         self._call = call
 
     @property
@@ -171,7 +172,12 @@ class CallerClients(HubClients):
 
 
 class GroupManager:
-    """Who is in which group. A client that leaves is in none; empty groups are forgotten."""
+    """Who is in which group. A client that leaves is in none; empty groups are forgotten.
+
+    With a backplane, changes for clients of other nodes wait until these have made them. They
+    raise `BackplaneError` when the engine is away, or when no node has after 30 s, as none does
+    for a client that is not connected.
+    """
 
     __slots__ = ("_lifetime",)
 

@@ -21,8 +21,12 @@ from echo.hubs.protocol import HubProtocol
 if TYPE_CHECKING:
     from echo.hubs.connection import HubConnection
 
-# Clients that may be sent to before others get their turn.
-_BURST = 128
+# What may be sent before others get their turn, in clients that are sent to; a call counts like so
+# many of them. Broadcasts that come together should go out together: nothing is written before.
+_BURST = 10_000
+_CALL = 128
+# And in bytes that one client may be sent: what cannot be written yet must not make it a slow one.
+_BURST_SIZE = 32 * 1024
 
 
 class All(Struct, frozen=True):
@@ -120,7 +124,8 @@ class LocalLifetime(Lifetime):
         self._groups: dict[str, dict[str, HubConnection]] = {}
         self._groups_of: dict[str, set[str]] = {}
         self._users: dict[str, dict[str, HubConnection]] = {}
-        self._burst = 0
+        self._burst = 0  # clients that were sent to since others had their turn
+        self._burst_size = 0  # and at least the bytes that each of them was sent
 
     async def join(self, connection: HubConnection) -> None:
         self.connections[connection.id] = connection
@@ -138,9 +143,13 @@ class LocalLifetime(Lifetime):
 
     async def send(self, audience: Audience, target: str, arguments: Sequence[object]) -> None:
         message = Invocation(target=target, arguments=arguments)
-        self._burst += 1 + self.deliver(audience, EncodedCall(message))
-        if self._burst > _BURST:
-            self._burst = 0
+        await self._give_way(self.deliver(audience, EncodedCall(message)))
+
+    async def _give_way(self, sent: int) -> None:
+        """Let others have their turn now and then; so many clients were sent to."""
+        self._burst += _CALL + sent
+        if self._burst > _BURST or self._burst_size > _BURST_SIZE:
+            self._burst = self._burst_size = 0
             # The call is out: no time for a cancellation, which would say that it is not.
             await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -156,6 +165,7 @@ class LocalLifetime(Lifetime):
             if data is None:
                 data = call.form(connection.protocol)
             connection.post(data)
+        self._burst_size += max(map(len, forms.values()), default=0)
         return len(receivers)
 
     def _receivers(self, audience: Audience) -> list[HubConnection]:
@@ -186,12 +196,22 @@ class LocalLifetime(Lifetime):
         return await connection.ask(target, arguments, returns)
 
     async def add_to_group(self, connection_id: str, group: str) -> None:
-        connection = self.connections.get(connection_id)
-        if connection is not None:
-            self._groups.setdefault(group, {})[connection_id] = connection
-            self._groups_of.setdefault(connection_id, set()).add(group)
+        self._enter(connection_id, group)
 
     async def remove_from_group(self, connection_id: str, group: str) -> None:
+        self._quit(connection_id, group)
+
+    def _enter(self, connection_id: str, group: str) -> bool:
+        """Put a client into a group; returns whether it is in it only now."""
+        connection = self.connections.get(connection_id)
+        if connection is None or group in self._groups_of.get(connection_id, ()):
+            return False
+        self._groups.setdefault(group, {})[connection_id] = connection
+        self._groups_of.setdefault(connection_id, set()).add(group)
+        return True
+
+    def _quit(self, connection_id: str, group: str) -> None:
+        """Take a client out of a group."""
         groups = self._groups_of.get(connection_id, set())
         if group in groups:
             groups.remove(group)

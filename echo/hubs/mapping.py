@@ -11,6 +11,8 @@ from typing import Any
 from quart import Response, request, websocket
 from quart_trio import QuartTrio
 
+from echo.hubs.backplane.backplane import Backplane
+from echo.hubs.backplane.lifetime import ScaleoutLifetime
 from echo.hubs.clients import HubContext
 from echo.hubs.hub import Hub
 from echo.hubs.lifetime import Lifetime
@@ -39,6 +41,8 @@ def map_hub(
     authenticate: Authenticate | None = None,
     negotiate: NegotiateHook | None = None,
     lifetime: Lifetime | None = None,
+    backplane: Backplane | None = None,
+    name: str | None = None,
 ) -> HubContext:
     """Let clients call a hub at a path.
 
@@ -50,14 +54,24 @@ def map_hub(
         authenticate: tells who sends a request; None: nobody is known.
         negotiate: may redirect or refuse a client that negotiates.
         lifetime: who is connected; None: the clients of this process.
+        backplane: makes the hub one with those of the same name on other nodes. The app runs it;
+            several hubs may share it.
+        name: of the hub on the backplane; None for that of its class, with its module.
 
     Returns: the hub for the rest of the app, to send from anywhere.
 
     Raises:
-        ValueError: the path does not begin with "/", or has variables.
+        ValueError: the path does not begin with "/", or has variables; there is a lifetime as
+            well as a backplane; another hub has the same name on the backplane.
         TypeError: the class cannot serve as a hub; the message says why.
     """
     websockets = _websockets(app)
+    if backplane is not None:
+        if lifetime is not None:
+            raise ValueError("a hub has a lifetime or a backplane, not both")
+        name = name or f"{hub.__module__}.{hub.__qualname__}"
+        lifetime = ScaleoutLifetime(backplane, name, options)
+        _run_while_served(app, websockets, backplane)
     server = HubServer(hub, options, clock=lambda: websockets.worker.clock, lifetime=lifetime)
     map_links(app, path, server, server.options, authenticate=authenticate, negotiate=negotiate)
     return server.context
@@ -130,7 +144,25 @@ def map_links(
         if handler is connection:
             app.add_websocket(each, f"{each} over WebSockets", socket)
     app.before_serving(endpoint.start)
+    app.extensions.setdefault("echo.hubs.endpoints", {})[base or "/"] = endpoint
     app.asgi_app = HeldBodies(app.asgi_app, paths)  # type: ignore[method-assign,assignment]
+
+
+def _run_while_served(
+    app: QuartTrio, websockets: WebSocketMiddleware, backplane: Backplane
+) -> None:
+    """Run the backplane with the app, once, however many hubs share it.
+
+    In the nursery of the sockets: what the app sends when it ends still leaves.
+    """
+    backplanes = app.extensions.setdefault("echo.hubs.backplanes", [])
+    if backplane not in backplanes:
+        backplanes.append(backplane)
+
+        async def start() -> None:
+            await websockets.worker.nursery.start(backplane.run)
+
+        app.before_serving(start)
 
 
 def _websockets(app: QuartTrio) -> WebSocketMiddleware:
