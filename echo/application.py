@@ -15,9 +15,18 @@ from echo.echohub import map_echo_hub
 from echo.hosting.lifecycle import Lifecycle
 from echo.hosting.proxies import TrustedProxies
 from echo.hosting.responses import WholeResponses
-from echo.probes import use_probes
-from echo.settings import Settings
-from echo.websocket import MessageType, WebSocket, WebSocketOptions, accept, use_websockets
+from echo.hubs.backplane import Backplane
+from echo.metrics import listen, use_metrics
+from echo.probes import asked_from_here, use_probes
+from echo.settings import Address, Settings
+from echo.websocket import (
+    MessageType,
+    WebSocket,
+    WebSocketMiddleware,
+    WebSocketOptions,
+    accept,
+    use_websockets,
+)
 from echo.websocket.handshake import refusal
 
 PAGE = Path(__file__).parent / "page"
@@ -58,6 +67,7 @@ def create_app(settings: Settings, lifecycle: Lifecycle | None = None) -> QuartT
     async def not_a_websocket() -> Response:
         wrong = refusal(request.method, request.http_version, request.scope["headers"])
         assert wrong is not None, "a valid handshake arrives as a WebSocket"
+        middleware.worker.counters.refused["invalid"] += 1
         return Response(
             f"{wrong.sentence}\n",
             wrong.status,
@@ -66,13 +76,16 @@ def create_app(settings: Settings, lifecycle: Lifecycle | None = None) -> QuartT
         )
 
     alone = settings.workers == 1  # else the kernel chooses the process of each connection
+    backplane = _backplane(settings)
     map_echo_hub(
         app,
         allowed_origins=settings.allowed_origins,
         node=settings.node if alone else "",
         sticky=alone,
+        backplane=backplane,
     )
-    use_probes(app, life)
+    use_probes(app, life, backplane)
+    _serve_metrics(app, middleware, settings)
     _serve_page(app)
     if settings.trusted_proxies:
         app.asgi_app = TrustedProxies(app.asgi_app, settings.trusted_proxies)  # type: ignore[method-assign,assignment]
@@ -109,6 +122,22 @@ async def _abort(socket: WebSocket) -> None:
 COMMANDS = {b"ServerClose": _close, b"ServerAbort": _abort}
 
 
+def _serve_metrics(app: QuartTrio, middleware: WebSocketMiddleware, settings: Settings) -> None:
+    place = settings.metrics
+    if isinstance(place, Address):
+        host, ports = place.host, place.ports
+        exposition = use_metrics(app, None, node=settings.node)
+
+        @app.before_serving
+        async def start() -> None:
+            middleware.worker.nursery.start_soon(listen, exposition, host, ports)
+
+    elif place == "all":
+        use_metrics(app, node=settings.node)
+    elif place == "local":
+        use_metrics(app, node=settings.node, allowed=asked_from_here)
+
+
 def _options(settings: Settings) -> WebSocketOptions:
     return WebSocketOptions(
         keep_alive_interval=settings.keep_alive_interval,
@@ -122,6 +151,15 @@ def _options(settings: Settings) -> WebSocketOptions:
         allowed_origins=settings.allowed_origins,
         compression=settings.compression,
     )
+
+
+def _backplane(settings: Settings) -> Backplane | None:
+    if not settings.backplane:
+        return None
+    # Only now: who needs none need not load what speaks to it.
+    from echo.hubs.backplane.redis import RedisBackplane
+
+    return RedisBackplane(settings.backplane)
 
 
 def _serve_page(app: QuartTrio) -> None:

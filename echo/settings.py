@@ -17,11 +17,20 @@ PREFIX: Final = "ECHO_"
 
 
 class SettingsError(Exception):
-    """The operator set a variable to a value that is not allowed; `str()` is one line."""
+    """The operator set a variable to a value that is not allowed; `str()` is one line.
 
-    def __init__(self, variable: str, value: str, allowed: str) -> None:
-        shown = repr(value if len(value) <= 80 else value[:77] + "...")
-        super().__init__(f"{variable} is {shown}, but it must be {allowed}")
+    Args:
+        variable: its name.
+        value: what it is; None if that must not be shown.
+        allowed: what it may be.
+    """
+
+    def __init__(self, variable: str, value: str | None, allowed: str) -> None:
+        if value is None:
+            super().__init__(f"{variable} must be {allowed}")
+        else:
+            shown = repr(value if len(value) <= 80 else value[:77] + "...")
+            super().__init__(f"{variable} is {shown}, but it must be {allowed}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,8 @@ class Rule:
 
     allowed: str
     parse: Callable[[str], object]
+    secret: bool = False
+    """Whether it may hold a password, and so is never shown."""
 
 
 def rule_of(name: str) -> Rule:
@@ -66,6 +77,16 @@ def _name() -> dict[str, Rule]:
         return text
 
     return {"rule": Rule("up to 32 letters, digits and hyphens", parse)}
+
+
+def _engine() -> dict[str, Rule]:
+    def parse(text: str) -> str:
+        # Who opens it looks closer.
+        if text and not re.fullmatch(r"(rediss?|valkeys?|unix)://[!-~]+", text):
+            raise ValueError(text)
+        return text
+
+    return {"rule": Rule("a URL as redis://host:6379, or empty", parse, secret=True)}
 
 
 def _integer(unit: str, lowest: int, highest: int) -> dict[str, Rule]:
@@ -107,6 +128,31 @@ def _choice(*values: object) -> dict[str, Rule]:
         return {str(value): value for value in values}[text.lower()]
 
     return {"rule": Rule("one of " + ", ".join(str(value) for value in values), parse)}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An IP address, and TCP ports of which the first free one is taken."""
+
+    host: str
+    ports: range
+
+
+def _metrics() -> dict[str, Rule]:
+    def parse(text: str) -> str | Address:
+        if text.lower() in {"local", "all", "off"}:
+            return text.lower()
+        match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[0-9.]+):([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
+        if match is None:
+            raise ValueError(text)
+        first, last = int(match[2]), int(match[3] or match[2])
+        if not first <= last <= min(65535, first + 255):
+            raise ValueError(text)
+        host = str(ipaddress.ip_address(match[1].strip("[]")))
+        return Address(host, range(first, last + 1))
+
+    allowed = '"local", "all", "off", or an address with ports such as 127.0.0.1:9100-9103'
+    return {"rule": Rule(allowed, parse)}
 
 
 def _origins() -> dict[str, Rule]:
@@ -157,10 +203,18 @@ class Settings:
     """Name of this process where a proxy sends each hub connection to the process it began with:
     connection tokens begin with it and a dot. Without effect on several workers. Default empty."""
 
+    backplane: str = field(default="", metadata=_engine(), repr=False)
+    """Redis or Valkey, through which the hubs of several processes and machines are one:
+    redis://, rediss:// (TLS) or unix://; see README. Default empty."""
+
     log_level: str = field(
         default="info", metadata=_choice("debug", "info", "warning", "error", "critical")
     )
     """The least level that is logged. Default "info"."""
+
+    metrics: str | Address = field(default="local", metadata=_metrics())
+    """Who may ask for /metrics: "local" is who asks from this machine, "all" is everybody. An
+    address is for them alone, and each process takes the first free port. Default "local"."""
 
     # Shutdown
 
@@ -233,7 +287,8 @@ def _parse(name: str, rule: Rule, text: str) -> object:
     try:
         return rule.parse(text.strip())
     except (ValueError, KeyError):
-        raise SettingsError(variable(name), text, rule.allowed) from None
+        shown = None if rule.secret else text
+        raise SettingsError(variable(name), shown, rule.allowed) from None
 
 
 def variable(name: str) -> str:

@@ -158,8 +158,9 @@ class Signature:
             values = list(self._arguments.convert(arguments, protocol))
         except BindingError as error:
             raise self._explain(arguments, protocol, error) from error.__cause__
-        for place, stream in zip(self._places, streams, strict=True):
-            values.insert(place, stream)
+        if self._places:
+            for place, stream in zip(self._places, streams, strict=True):
+                values.insert(place, stream)
         return values
 
     def _explain(

@@ -150,6 +150,7 @@ class HubConnection:
 
     async def ask(self, target: str, arguments: abc.Sequence[object], returns: object) -> Any:
         """Call `target` on the client and wait for its answer; see `SingleClientProxy.invoke`."""
+        results = self._server.metrics.client_results
         if not self.ended:
             self._asked += 1
             id = f"s{self._asked}"  # an id that no client gives to a stream
@@ -160,10 +161,15 @@ class HubConnection:
             try:
                 self.post(data)
                 completion = await answer.wait(self._server.options.client_result_timeout)
+            except TimeoutError:
+                results["timeout"] += 1
+                raise
             finally:
                 self.answers.pop(id, None)
             if completion is not None:
+                results["result" if completion.error is None else "error"] += 1
                 return read_answer(completion, returns, self.protocol)
+        results["disconnected"] += 1
         raise ClientDisconnected(f"Connection '{self.id}' disconnected.")
 
     # From the first message to the last

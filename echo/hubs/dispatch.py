@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Sequence
+from time import perf_counter
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -110,11 +111,13 @@ class Dispatcher:
         connection = call.connection
         error = None
         result: object = UNSET
+        began = perf_counter()
         try:
             result = await self._execute(call, method, message, uploads, streams=False)
         except Exception as failure:
             error = self._explain(connection, message, failure)
         finally:
+            self._metrics.invocation_seconds.observe(perf_counter() - began)
             self._end(call, message, uploads)
         if message.invocation_id is not None:
             if result is None and method.is_void:
@@ -212,9 +215,10 @@ class Dispatcher:
 
     def _end(self, call: Call, message: Message, uploads: Sequence[Upload]) -> None:
         connection = call.connection
-        for id, upload in zip(message.stream_ids, uploads, strict=False):
-            upload.close()
-            del connection.uploads[id]
+        if uploads:
+            for id, upload in zip(message.stream_ids, uploads, strict=False):
+                upload.close()
+                del connection.uploads[id]
         connection.end_call(call)
 
     def _complete(

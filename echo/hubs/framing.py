@@ -6,7 +6,7 @@ refuse a longer one before they hold it, and look at each byte once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from echo.hubs.protocol import ProtocolError
 
@@ -31,12 +31,14 @@ class Records:
         self._most = max_message_size
         self._held = bytearray()
 
-    def split(self, data: bytes) -> Iterator[bytes]:
+    def split(self, data: bytes) -> Iterable[bytes]:
         """The records that `data` completes, without their separators."""
+        if not self._held and 0 <= data.find(SEPARATOR) == len(data) - 1 <= self._most:
+            return (data[:-1],)  # as most messages come
+        return self._split(data)
+
+    def _split(self, data: bytes) -> Iterator[bytes]:
         held, most = self._held, self._most
-        if not held and 0 <= data.find(SEPARATOR) == len(data) - 1 <= most:  # as most messages come
-            yield data[:-1]
-            return
         *records, rest = data.split(SEPARATOR)
         for record in records:
             if len(held) + len(record) > most:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 
+from echo.websocket.counters import Histogram
+
 
 class Metrics:
     """The counters of one hub since its start."""
 
     __slots__ = (
-        "connection_seconds",
-        "connections",
-        "connections_total",
-        "ends",
-        "failed_invocations",
-        "handshakes_refused",
-        "invocations",
-        "resumed",
-        "streams",
+        *("client_results", "connection_seconds", "connections", "connections_total", "ends"),
+        *("failed_invocations", "handshakes_refused", "invocation_seconds", "invocations"),
+        *("resumed", "streams"),
     )
 
     def __init__(self) -> None:
@@ -35,6 +31,11 @@ class Metrics:
         """Calls of clients, those with streams included."""
         self.failed_invocations = 0
         """Of these, those that ended in an error."""
+        self.invocation_seconds = Histogram()
+        """How long calls with one result took, from the first step of their method."""
+        self.client_results: Counter[str] = Counter()
+        """Questions to clients, by how they ended: "result", "error", "timeout" or
+        "disconnected"."""
         self.streams = 0
         """Calls with streams that run now."""
         self.resumed = 0

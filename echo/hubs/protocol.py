@@ -6,7 +6,7 @@ our own that has no form on the wire is an `EncodingError`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, Protocol, TypeAlias
 
 from msgspec import Raw
@@ -69,7 +69,7 @@ class Parser:
     __slots__ = ("_decode", "_split")
 
     def __init__(
-        self, split: Callable[[bytes], Iterator[bytes]], decode: Callable[[bytes], Message | None]
+        self, split: Callable[[bytes], Iterable[bytes]], decode: Callable[[bytes], Message | None]
     ) -> None:
         self._split = split
         self._decode = decode

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, TypeAlias
 
+from echo.websocket.counters import Counters
+
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # no C compiler when it was installed
@@ -92,12 +94,14 @@ class Decoder:
             this much of it is there, so that small frames never come in parts.
         inflater: permessage-deflate, when it was negotiated.
         masked: whether the peer must mask (a client must, a server must not; section 5.1).
+        counters: count the messages; None: nobody asks for them.
     """
 
     __slots__ = (
         "_between_messages",
         "_chunk_size",
         "_compressed",
+        "_counters",
         "_fin",
         "_gathered",
         "_in_frame",
@@ -125,6 +129,7 @@ class Decoder:
         chunk_size: int,
         inflater: Inflater | None = None,
         masked: bool = True,
+        counters: Counters | None = None,
     ) -> None:
         self._inbox = inbox
         self._max_size = max_message_size
@@ -133,6 +138,7 @@ class Decoder:
         self._inflater = inflater
         self._masked = masked
         self._between_messages = masked  # nothing is in progress, and none of our bytes wait
+        self._counters = counters or Counters()
         self._over = False  # a close frame or a violation ended the reading
         self._tail = b""  # bytes not looked at yet: an incomplete header, or a stall
         self.stalled = False
@@ -177,6 +183,7 @@ class Decoder:
         """The fast path: messages in one frame, all of it in `data`; return where they end."""
         inbox = self._inbox
         longest = self._longest
+        before = len(inbox)
         size = len(data)
         while size - position > 5:
             first = data[position]
@@ -203,6 +210,7 @@ class Decoder:
             else:
                 break
             position = stop
+        self._counters.messages_received += len(inbox) - before
         return position
 
     def _read(self, data: bytes, position: int, events: list[Event]) -> None:
@@ -395,6 +403,7 @@ class Decoder:
         pieces.clear()
         self._gathered = 0
         self._inbox.append((chunk, self._type, end))
+        self._counters.messages_received += end
 
     def _check_text(self, piece: bytes, *, final: bool = False) -> None:
         """Refuse bytes that are not UTF-8, even in the middle of a character (section 8.1)."""

@@ -46,4 +46,4 @@ class KeepAlive:
             rest = max(self._interval - self._timeout, 0)
             self._timer = socket.worker.clock.call_in(rest, self._beat)
         else:
-            socket.drop("no pong: keep_alive_timeout passed")
+            socket.drop("no pong: keep_alive_timeout passed", "keep_alive")

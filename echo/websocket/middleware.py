@@ -62,6 +62,7 @@ class WebSocketMiddleware:
             try:
                 await self.app(scope, opening.receive, opening.send)
             except OriginNotAllowed:
+                self.worker.counters.refused["origin"] += 1
                 await refuse(scope, send, 403)
             finally:
                 opening_of_request.reset(token)
@@ -70,11 +71,15 @@ class WebSocketMiddleware:
         """Answer a request that no route may accept."""
         headers = scope["headers"]
         wrong = refusal("GET", scope.get("http_version", "1.1"), headers)
+        refused = self.worker.counters.refused
         if wrong is not None:
+            refused["invalid"] += 1
             await refuse(scope, send, wrong.status, wrong.sentence, wrong.headers)
         elif not origin_allowed(header(headers, b"origin"), self.options.allowed_origins):
+            refused["origin"] += 1
             await refuse(scope, send, 403)
         elif self.worker.shutting_down.is_set():
+            refused["shutting_down"] += 1
             retry = ((b"retry-after", b"1"),)
             await refuse(scope, send, 503, "The server is shutting down.", retry)
         else:

@@ -157,6 +157,7 @@ class Opening:
         "_options",
         "_receive",
         "_receiving",
+        "_refusal",
         "_scope",
         "_seam",
         "_send",
@@ -182,6 +183,7 @@ class Opening:
         self._receiving = False
         self._carrier: AsgiCarrier | None = None
         self._accepted = False
+        self._refusal = "application"  # the reason, if there is no more particular one
         self.on_accepted: Callable[[], None] | None = None
         """Called once the socket is ours; a framework may then forget its own ways to it."""
 
@@ -200,7 +202,15 @@ class Opening:
 
     async def send(self, message: Message) -> None:
         if not self._accepted:
+            self._count(message["type"])
             await self._send(message)
+
+    def _count(self, kind: str) -> None:
+        if kind == "websocket.accept":  # the framework's own
+            self._refusal = ""
+        elif kind in ("websocket.http.response.start", "websocket.close") and self._refusal:
+            self.worker.counters.refused[self._refusal] += 1
+            self._refusal = ""
 
     async def accept(
         self,
@@ -221,6 +231,7 @@ class Opening:
             options = replace(options, **overrides)
             origin = header(self._scope["headers"], b"origin")
             if not origin_allowed(origin, options.allowed_origins):
+                self._refusal = "origin"
                 raise OriginNotAllowed(f"pages of {origin} may not connect here")
         answer = encode_headers(headers)
         agreement = self._negotiate(options)

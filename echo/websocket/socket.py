@@ -36,6 +36,7 @@ from echo.websocket.codec import (
     Violation,
     close_payload,
 )
+from echo.websocket.counters import LOST
 from echo.websocket.deflate import Agreement, Deflater, Inflater
 from echo.websocket.errors import (
     ConnectionClosed,
@@ -79,34 +80,10 @@ class WebSocket:
     """
 
     __slots__ = (
-        "__weakref__",
-        "_batch",
-        "_close_sent",
-        "_closing",
-        "_decoder",
-        "_deflater",
-        "_ended",
-        "_inbox",
-        "_keep_alive",
-        "_owed_pong",
-        "_partial",
-        "_plain",
-        "_reader",
-        "_round_trips",
-        "_sending",
-        "_timer",
-        "_unread",
-        "_why",
-        "awaits_shutdown",
-        "carrier",
-        "close_code",
-        "close_reason",
-        "heard",
-        "nursery",
-        "options",
-        "state",
-        "subprotocol",
-        "worker",
+        *("__weakref__", "_batch", "_close_sent", "_closing", "_decoder", "_deflater", "_ended"),
+        *("_inbox", "_keep_alive", "_owed_pong", "_partial", "_plain", "_reader", "_round_trips"),
+        *("_sending", "_timer", "_unread", "_why", "awaits_shutdown", "carrier", "close_code"),
+        *("close_reason", "heard", "nursery", "options", "state", "subprotocol", "worker"),
     )
 
     carrier: Carrier
@@ -140,6 +117,7 @@ class WebSocket:
             max_message_size=options.max_message_size,
             chunk_size=options.receive_buffer_size,
             inflater=Inflater(agreement) if agreement else None,
+            counters=worker.counters,
         )
         self._unread = 0  # bytes fed since the inbox was last empty
         self._reader = Parking()  # where the handler waits for the inbox
@@ -355,7 +333,7 @@ class WebSocket:
             data = self._deflater.deflate(data, ends=end)
         self._sending = None if end else kind
         self._plain = end and self._deflater is None
-        self.carrier.put(first, data)
+        (self.carrier.put if end else self.carrier.put_part)(first, data)
 
     async def _make_room(self) -> None:
         """Wait for the peer, or at least let others run: it may read as fast as we send."""
@@ -413,11 +391,11 @@ class WebSocket:
         payload = close_payload(code, reason)
         if self._writable:
             self._why = self._why or f"we closed with {code} {reason}".rstrip()
-            self._send_close(payload)
+            self._send_close(code, payload)
 
     def abort(self) -> None:
         """Drop the connection without a close frame: the peer sees 1006. Never waits."""
-        self.drop("aborted by the application")
+        self.drop("aborted by the application", "aborted")
 
     async def wait_closed(self) -> None:
         """Wait until the connection is closed or lost."""
@@ -476,6 +454,7 @@ class WebSocket:
         if self.is_over:
             return
         self.worker.sockets.add(self)
+        self.worker.counters.opened += 1
         self.carrier.start()
         if self.options.keep_alive_interval is not None:
             self._keep_alive = KeepAlive(self)
@@ -516,11 +495,18 @@ class WebSocket:
         else:
             self.drop(why)
 
-    def drop(self, why: str) -> None:
-        """End the connection without a goodbye, or without waiting any longer for one."""
-        if not self._close_sent and not self.is_over:
-            self._why = why
-        self._end(State.ABORTED)
+    def drop(self, why: str, reason: str = LOST) -> None:
+        """End the connection without a goodbye, or without waiting any longer for one.
+
+        `why` is for people; `reason` is counted.
+        """
+        if not self.is_over:
+            code = self._closing.code if isinstance(self._closing, Violation) else None
+            counters = self.worker.counters
+            counters.note_drop(reason, violation=code, close_sent=self._close_sent)
+            if not self._close_sent:
+                self._why = why
+            self._end(State.ABORTED)
 
     def flushed(self) -> None:
         """The outbox has become empty; only told if `Carrier.reports_empty`."""
@@ -552,7 +538,7 @@ class WebSocket:
 
     def _send_control(self, opcode: int, payload: bytes) -> None:
         if self._writable:
-            self.carrier.put(FIN | opcode, payload)
+            self.carrier.put_part(FIN | opcode, payload)
 
     def _take(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -596,15 +582,15 @@ class WebSocket:
             return
         if isinstance(event, Close):
             self._why = f"peer closed with {event.code} {event.reason}".rstrip()
-            code = event.code
         else:
             self._why = f"peer broke the protocol: {event.reason}"
-            code = event.code
-        self._send_close(close_payload(code, event.reason))
+        self._send_close(event.code, close_payload(event.code, event.reason))
 
-    def _send_close(self, payload: bytes) -> None:
+    def _send_close(self, code: int, payload: bytes) -> None:
         self._owed_pong = None
-        self.carrier.put(FIN | CLOSE, payload)
+        by = "client" if isinstance(self._closing, Close) else "server"
+        self.worker.counters.note_close(by, code)
+        self.carrier.put_part(FIN | CLOSE, payload)
         self._close_sent = True
         self._plain = False
         self.carrier.reports_empty = True
@@ -613,7 +599,8 @@ class WebSocket:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self.worker.clock.call_in(
-            self.options.close_timeout, partial(self.drop, "peer did not answer the close frame")
+            self.options.close_timeout,
+            partial(self.drop, "peer did not answer the close frame", "unanswered_close"),
         )
         if self._closing is None:
             self._discard()
@@ -642,6 +629,9 @@ class WebSocket:
         self._plain = False
         if self.close_code is None:
             self.close_code, self.close_reason = ABNORMAL, ""
+        if not self._close_sent:
+            by = "client" if isinstance(self._closing, Close) else "nobody"
+            self.worker.counters.note_close(by, self.close_code)
         logger.debug("WebSocket %s: %s", state.value, self._why)
         self.worker.sockets.discard(self)
         if self._timer is not None:

@@ -15,6 +15,7 @@ import trio
 from echo.websocket.carriers import Server
 from echo.websocket.carriers.reactor import Reactor, reactor_available
 from echo.websocket.clock import Clock
+from echo.websocket.counters import Counters
 from echo.websocket.socket import WebSocket
 
 logger = logging.getLogger("echo.websocket")
@@ -38,6 +39,7 @@ class Worker:
     def __init__(self, nursery: trio.Nursery, *, reactor: bool = True) -> None:
         self.nursery = nursery
         self.clock = Clock()
+        self.counters = Counters()
         self.reactor: Reactor | None = None
         self.sockets: set[WebSocket] = set()
         """Every socket that is not closed. Changes synchronously."""
@@ -85,7 +87,7 @@ class Worker:
         with trio.move_on_after(grace):
             await self._dismiss(grace)
         for socket in list(self.sockets):
-            socket.drop("peer did not answer before the server ended")
+            socket.drop("peer did not answer before the server ended", "shutdown")
         for scope in list(self.shields):
             scope.cancel()
 

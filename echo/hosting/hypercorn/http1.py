@@ -37,13 +37,14 @@ class _Parked:
 
     async def handle(self, event: Any) -> None:
         if isinstance(event, RawData) and event.data:
+            self._carrier.counters.bytes_received += len(event.data)
             self._carrier.socket.feed(event.data)
         self._carrier.watch()
         try:
             await self._carrier.finished.wait()
         finally:
             # Cancelled: Hypercorn closes the connection next.
-            self._carrier.socket.drop("the server has ended")
+            self._carrier.socket.drop("the server has ended", "shutdown")
 
 
 class _ParkedCarrier(ReactorCarrier):

@@ -6,6 +6,7 @@ from hypercorn.protocol.events import Body, EndBody, Response
 from hypercorn.protocol.ws_stream import WSStream
 
 from echo.websocket.handshake import refusal
+from echo.websocket.worker import current_worker
 
 
 class Stream(WSStream):
@@ -16,6 +17,9 @@ class Stream(WSStream):
         if wrong is None:
             await super()._send_error_response(status_code)
             return
+        worker = current_worker.get()
+        if worker is not None:
+            worker.counters.refused["invalid"] += 1
         body = f"{wrong.sentence}\n".encode()
         headers = [
             (b"content-length", str(len(body)).encode()),

@@ -85,6 +85,16 @@ class Endpoint:
         self._table: Table
 
     @property
+    def server(self) -> LinkServer:
+        """Who talks with the clients."""
+        return self._server
+
+    @property
+    def table(self) -> Table | None:
+        """Who has negotiated and who is connected; None before the app is served."""
+        return getattr(self, "_table", None)
+
+    @property
     def _worker(self) -> Worker:
         return self._websockets.worker
 
@@ -179,12 +189,15 @@ class Endpoint:
         if isinstance(link, LongPollingLink):
             _check_user(link.user, user)
             return await link.poll()
+        return self._begin_polling(entry, request, user).first_poll()
+
+    def _begin_polling(self, entry: Entry, request: Request, user: User | None) -> LongPollingLink:
         self._check_open()
         link = LongPollingLink(
             self._options, self._worker.clock, **_about(entry.client, request, user)
         )
         self._connect(entry, link)
-        return link.first_poll()
+        return link
 
     async def _post(self, request: Request, body: RequestBody) -> Answer:
         user = await self._user(request)
@@ -192,8 +205,11 @@ class Endpoint:
         if entry.transport == "WebSockets":
             return _NO_POST
         link = entry.link
+        if entry.transport is None:  # some clients post their handshake before they poll
+            self._check_transport(entry, "LongPolling")
+            link = self._begin_polling(entry, request, user)
         if not isinstance(link, PostedLink):
-            return _UNKNOWN  # has no transport yet
+            return _UNKNOWN
         _check_user(link.user, user)
         try:
             await link.post(body.read, request.headers.get("content-length", ""))
@@ -334,6 +350,7 @@ class Endpoint:
 
     def _expect(self, client: Negotiated) -> None:
         if self._table.full:
+            self._table.refused += 1
             raise Refused(_TOO_MANY)
         self._table.expect(client)
 

@@ -7,6 +7,7 @@ no more; a connection is here as long as it lives. All changes are synchronous.
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import trio
 
@@ -34,7 +35,18 @@ class Table:
         self._clock = clock
         self._pending: dict[str, Entry] = {}  # oldest first
         self._connected: dict[str, Entry] = {}
+        self.transports: Counter[Transport] = Counter()
+        """How many are connected, by transport."""
+        self.refused = 0
+        """Clients that were turned away because too many had negotiated."""
+        self.expired = 0
+        """Negotiations for which no client came."""
         self._expires = False  # whether the clock will call `_expire`
+
+    @property
+    def pending(self) -> int:
+        """How many have negotiated and not connected yet."""
+        return len(self._pending)
 
     @property
     def full(self) -> bool:
@@ -56,11 +68,14 @@ class Table:
     def claim(self, entry: Entry, transport: Transport) -> None:
         """The client connects. If it has negotiated, its token is known until `forget()`."""
         entry.transport = transport
+        self.transports[transport] += 1
         if self._pending.pop(entry.client.token, None) is not None:
             self._connected[entry.client.token] = entry
 
     def forget(self, entry: Entry) -> None:
-        """The client is gone."""
+        """The client, which has connected, is gone."""
+        assert entry.transport is not None
+        self.transports[entry.transport] -= 1
         self._connected.pop(entry.client.token, None)
 
     def _expire(self) -> None:
@@ -70,4 +85,5 @@ class Table:
                 self._clock.call_in(entry.too_late - now, self._expire)
                 return
             del self._pending[token]
+            self.expired += 1
         self._expires = False

@@ -6,7 +6,6 @@ own buffers and deadlines are the link's; nothing waits here a second time.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from trio.lowlevel import ParkingLot
@@ -18,6 +17,7 @@ from echo.hubs.transports.options import ConnectionOptions
 from echo.hubs.transports.request import Request
 from echo.hubs.transports.text import whole_characters
 from echo.websocket import (
+    Chunk,
     ConnectionClosed,
     ConnectionClosedOK,
     MessageType,
@@ -68,28 +68,32 @@ class WebSocketLink(Link):
         self._kind = _KINDS[transfer_format]
 
     async def receive(self) -> bytes:
+        data = b""
         try:
-            return await self._receive()
+            while not data:
+                data = self._whole(await self._socket.receive_chunk())
         except ConnectionClosed as closed:
             self._note_end(closed.why)
-            return b""
+        return data
 
-    async def _receive(self) -> bytes:
-        while True:
-            data, kind, end = await self._socket.receive_chunk()
-            if self._begun:
-                data = self._begun + data
-                self._begun = b""
-            if not end and kind is MessageType.TEXT:
-                whole = whole_characters(data)
-                self._begun = data[whole:]
-                data = data[:whole]
-            if data:
-                return data
+    def _whole(self, chunk: Chunk) -> bytes:
+        """What came, without a character that has not come whole; it may be nothing."""
+        data, kind, end = chunk
+        if self._begun:
+            data = self._begun + data
+            self._begun = b""
+        if not end and kind is MessageType.TEXT:
+            whole = whole_characters(data)
+            self._begun = data[whole:]
+            data = data[:whole]
+        return data
 
     def send(self, data: bytes) -> None:
-        with suppress(ConnectionClosed):
+        try:
             self._socket.send_nowait(data, self._kind)
+        except ConnectionClosed:
+            return
+        if self.most_unsent is not None:
             self._check_unsent()
 
     @property
@@ -145,7 +149,9 @@ class ReconnectingLink(WebSocketLink):
                 self._begun = b""
                 raise LinkResumed
             try:
-                return await self._receive()
+                while not (data := self._whole(await self._socket.receive_chunk())):
+                    pass
+                return data
             except ConnectionClosed as closed:
                 if isinstance(closed, ConnectionClosedOK) or not self.stateful:
                     self._end(closed.why)

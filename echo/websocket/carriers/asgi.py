@@ -46,6 +46,7 @@ class AsgiCarrier(TaskCarrier):
         send: the server's.
     """
 
+    kind = "asgi"
     __slots__ = ("_frames", "_parts", "_peer", "_receive", "_send")
 
     def __init__(
@@ -90,6 +91,7 @@ class AsgiCarrier(TaskCarrier):
 
     def _feed(self, first: int, payload: bytes) -> None:
         header = bytearray(frame_header(first, len(payload)))
+        self.counters.bytes_received += len(header) + len(_NO_MASK) + len(payload)
         header[1] |= MASK
         self.socket.feed(b"".join((header, _NO_MASK, payload)))
 

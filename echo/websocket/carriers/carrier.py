@@ -7,7 +7,8 @@ peer that does not take what waits for it within `send_timeout` is dropped.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
@@ -34,24 +35,34 @@ _SMALL_HEADERS = {
     for bits in (0, FIN, RSV1, FIN | RSV1)
 }
 
+_COPIED = 16_384  # bytes up to which a frame is one piece, for which its payload is copied
+# The last such frame with its payload and first byte: a broadcast puts one payload into many
+# outboxes, and they can share the frame.
+_last: tuple[bytes, int, bytes] = (b"", 0, b"")
+
 
 class Carrier(ABC):
     """The write side of one connection, and the switches of its read side."""
 
+    kind: ClassVar[str]
+    """What it rides on, in one word."""
+
     __slots__ = (
         "_drainers",
         "_send_timer",
-        "_taken",
+        "counters",
         "most",
         "pieces",
         "reports_empty",
         "size",
         "socket",
+        "written",
     )
 
     def __init__(self, socket: WebSocket) -> None:
         self.socket = socket
         socket.carrier = self
+        self.counters = socket.worker.counters
         self.pieces: list[bytes | memoryview] = []
         """What waits to be written."""
         self.size = 0
@@ -62,7 +73,8 @@ class Carrier(ABC):
         """Whether the socket waits for the outbox to become empty."""
         self._drainers: list[Task] = []
         self._send_timer: Timer | None = None
-        self._taken = 0  # bytes the peer has taken since the send deadline was set
+        self.written = 0
+        """How many bytes the peer has taken."""
 
     def begin_with(self, data: bytes) -> None:
         """Let `data`, the answer to the handshake, go out before all frames."""
@@ -72,7 +84,11 @@ class Carrier(ABC):
     # What the socket calls
 
     def put(self, first: int, payload: bytes) -> None:
-        """Add a frame to the outbox. Never waits; the caller looks at `size` afterwards."""
+        """Add a message, or the last frame of one, to the outbox.
+
+        Never waits; the caller looks at `size` afterwards.
+        """
+        self.counters.messages_sent += 1
         pieces = self.pieces
         if not pieces:
             self.wake()
@@ -80,10 +96,23 @@ class Carrier(ABC):
         if length < 126:
             pieces.append(_SMALL_HEADERS[first][length] + payload)
             self.size += length + 2
+        elif length <= _COPIED:
+            global _last
+            last_payload, last_first, frame = _last
+            if payload is not last_payload or first != last_first:
+                frame = frame_header(first, length) + payload
+                _last = payload, first, frame
+            pieces.append(frame)
+            self.size += len(frame)
         else:
             header = frame_header(first, length)
             pieces += (header, payload)
             self.size += length + len(header)
+
+    def put_part(self, first: int, payload: bytes) -> None:
+        """Add a frame that ends no message to the outbox."""
+        self.counters.messages_sent -= 1
+        self.put(first, payload)
 
     async def drain(self) -> None:
         """Wait until the peer has taken half of the outbox, or is gone."""
@@ -107,7 +136,7 @@ class Carrier(ABC):
     def taken(self, count: int) -> None:
         """The peer took `count` bytes."""
         self.size -= count
-        self._taken += count
+        self.written += count
         if self._drainers and self.size <= self.socket.options.send_buffer_size // 2:
             self.release()
         if not self.size:
@@ -121,22 +150,23 @@ class Carrier(ABC):
         """The peer takes nothing just now: set the send deadline, if none is set."""
         if self._send_timer is None:
             socket = self.socket
-            self._taken = 0
             self._send_timer = socket.worker.clock.call_in(
-                socket.options.send_timeout, self._check_progress
+                socket.options.send_timeout, partial(self._check_progress, self.written)
             )
 
-    def _check_progress(self) -> None:
+    def _check_progress(self, before: int) -> None:
         self._send_timer = None
-        if self._taken >= self.socket.options.send_buffer_size:
+        if self.written - before >= self.socket.options.send_buffer_size:
             self.expect_progress()
         else:
-            self.socket.drop("peer does not read: send_timeout passed")
+            self.socket.drop("peer does not read: send_timeout passed", "slow_client")
 
     def stop(self) -> None:
         """Nothing more will be written: forget what waits and let go who waits for it."""
         self.pieces.clear()
         self.size = 0
+        self.counters.bytes_sent += self.written
+        self.written = 0
         self.release()
         if self._send_timer is not None:
             self._send_timer.cancel()

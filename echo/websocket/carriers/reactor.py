@@ -61,7 +61,7 @@ class Reactor:
                         carrier.ready(events)
                     except Exception:
                         logger.exception("A WebSocket failed while it was read")
-                        carrier.socket.drop("internal error")
+                        carrier.socket.drop("internal error", "internal_error")
 
     async def write(self) -> None:
         """Flush the outboxes, once a tick, for ever."""
@@ -100,6 +100,7 @@ class ReactorCarrier(Carrier):
         transport: the connection, which the carrier closes.
     """
 
+    kind = "reactor"
     __slots__ = (
         "_blocked",
         "_events",
@@ -163,6 +164,7 @@ class ReactorCarrier(Carrier):
                 self._broken(error)
                 return
             if data:
+                self.counters.bytes_received += len(data)
                 socket.feed(data)
             else:
                 socket.lost()

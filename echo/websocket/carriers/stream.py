@@ -33,6 +33,7 @@ class StreamCarrier(TaskCarrier):
         transport: where its frames go.
     """
 
+    kind = "stream"
     __slots__ = ("_abort", "_half_close", "_transport")
 
     def __init__(self, socket: WebSocket, transport: Transport) -> None:
@@ -48,6 +49,7 @@ class StreamCarrier(TaskCarrier):
         if not data:
             self.socket.lost()
             return
+        self.counters.bytes_received += len(data)
         self.socket.feed(data)
         await self.until_room()
 
@@ -84,7 +86,7 @@ class StreamCarrier(TaskCarrier):
         with trio.move_on_after(self.socket.options.send_timeout) as deadline:
             await self._transport.send_all(data)
         if deadline.cancelled_caught:
-            self.socket.drop("peer does not read: send_timeout passed")
+            self.socket.drop("peer does not read: send_timeout passed", "slow_client")
         elif not self.closed:
             self.taken(len(data))
 

@@ -1,0 +1,50 @@
+"""Short ways to Prometheus's metric families, from numbers and tables of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import TypeVar
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+
+from echo.websocket.counters import Histogram
+
+Labels = tuple[str, ...]
+L = TypeVar("L", bound=Labels)
+
+
+def counter(
+    name: str, help: str, values: Mapping[L, float], labels: Sequence[str] = ()
+) -> CounterMetricFamily:
+    """A counter; `values` by the values of its labels."""
+    family = CounterMetricFamily(name, help, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def gauge(
+    name: str, help: str, values: Mapping[L, float], labels: Sequence[str] = ()
+) -> GaugeMetricFamily:
+    """A gauge; `values` by the values of its labels."""
+    family = GaugeMetricFamily(name, help, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def histogram(
+    name: str, help: str, values: Mapping[L, Histogram], labels: Sequence[str] = ()
+) -> HistogramMetricFamily:
+    """A histogram; `values` by the values of its labels."""
+    family = HistogramMetricFamily(name, help, labels=labels)
+    for key, value in values.items():
+        bounds = [*(f"{bound:g}" for bound in value.bounds), "+Inf"]
+        buckets = list(zip(bounds, accumulate(value.counts), strict=True))
+        family.add_metric(key, buckets, value.total)
+    return family
