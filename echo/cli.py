@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from echo.doctor.command import doctor
+from echo.publish import publish
 from echo.settings import Settings, SettingsError, rule_of, unknown_variables, variable
 
 logger = logging.getLogger("echo")
@@ -115,6 +116,13 @@ def serve(config: str | None, **options: str | None) -> None:
         _fail(str(error), 2)
     except listeners.ListenError as error:
         _fail(str(error), 1)
+    _check_backplane(settings)
+    if settings.workers > 1 and not settings.backplane:
+        logger.warning(
+            "%d processes and no backplane: what a hub sends reaches only the clients of one of "
+            "them. Set ECHO_BACKPLANE=redis://...",
+            settings.workers,
+        )
     manager = systemd.Systemd.take(os.environ)
     environ = {**os.environ, **given}
     if configuration.ssl_enabled:
@@ -139,6 +147,17 @@ def serve(config: str | None, **options: str | None) -> None:
         )
     ):
         sys.exit(1)
+
+
+def _check_backplane(settings: Settings) -> None:
+    """What is wrong with its URL is better said before anything is started."""
+    if settings.backplane:
+        from echo.hubs.backplane.engine import parse_url
+
+        try:
+            parse_url(settings.backplane)
+        except ValueError as error:
+            _fail(f"{variable('backplane')}: {error}", 2)
 
 
 def _listen(settings: Settings) -> tuple[list[socket], str]:
@@ -201,3 +220,4 @@ def _fail(line: str, code: int) -> NoReturn:
 
 
 main.add_command(doctor)
+main.add_command(publish)

@@ -12,8 +12,10 @@ import trio
 from quart_trio import QuartTrio
 
 from echo.hubs import ClientDisconnected, Hub, HubContext, HubError, HubOptions, map_hub
+from echo.hubs.backplane import Backplane
 
 PATH = "/hub"
+NAME = "echo.echohub.EchoHub"  # on a backplane
 
 MAX_COUNT = 1000
 COUNTDOWN_STEP = 0.2  # seconds
@@ -102,7 +104,12 @@ def _check_name(group: str) -> None:
 
 
 def map_echo_hub(
-    app: QuartTrio, *, allowed_origins: tuple[str, ...] = (), node: str = "", sticky: bool = True
+    app: QuartTrio,
+    *,
+    allowed_origins: tuple[str, ...] = (),
+    node: str = "",
+    sticky: bool = True,
+    backplane: Backplane | None = None,
 ) -> HubContext:
     """Serve the hub at `/hub`. To be called after `use_websockets()`.
 
@@ -111,6 +118,7 @@ def map_echo_hub(
         allowed_origins: whose pages may connect; see `HubOptions`.
         node: name of the process, for a proxy; see `HubOptions`.
         sticky: whether all requests of a connection reach this process; see `HubOptions`.
+        backplane: through which the hub is one with that of other processes.
 
     Returns:
         What sends to the hub's clients from anywhere.
@@ -121,4 +129,4 @@ def map_echo_hub(
         node=node,
         sticky=sticky,
     )
-    return map_hub(app, PATH, EchoHub, options)
+    return map_hub(app, PATH, EchoHub, options, backplane=backplane, name=NAME)

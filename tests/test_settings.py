@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from echo.settings import Settings, SettingsError, rule_of, unknown_variables, variable
+from echo.settings import Address, Settings, SettingsError, rule_of, unknown_variables, variable
+
+
+def test_what_may_hold_a_password_is_not_shown() -> None:
+    url = "redis://:secret@host"
+    with pytest.raises(SettingsError) as error:
+        Settings.from_environ({"ECHO_BACKPLANE": f"x{url}"})
+    assert str(error.value) == "ECHO_BACKPLANE must be a URL as redis://host:6379, or empty"
+    settings = Settings.from_environ({"ECHO_BACKPLANE": url})
+    assert settings.backplane == url
+    assert "secret" not in repr(settings)
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -69,6 +79,9 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         ),
         ("compression", "on", True),
         ("reactor", "off", False),
+        ("metrics", "ALL", "all"),
+        ("metrics", "127.0.0.1:9100-9103", Address("127.0.0.1", range(9100, 9104))),
+        ("metrics", "[::1]:0", Address("::1", range(1))),
     ],
 )
 def test_a_variable_sets_its_field(name: str, text: str, value: Any) -> None:
@@ -112,6 +125,12 @@ def test_a_variable_sets_its_field(name: str, text: str, value: Any) -> None:
         ("trusted_proxies", ","),
         ("compression", "yes"),
         ("reactor", "1"),
+        ("metrics", "localhost:9100"),
+        ("metrics", "127.0.0.1"),
+        ("metrics", "127.0.0.1:9103-9100"),
+        ("metrics", "127.0.0.1:65536"),
+        ("metrics", "127.0.0.1:1-60000"),
+        ("metrics", "::1:9100"),
         ("port", "50\n00"),
     ],
 )
