@@ -1,4 +1,5 @@
-# The steps of deploy/install and deploy/upgrade, in their order. Sourced by them, after steps.sh.
+# The steps of deploy/install and deploy/upgrade, in their order. Sourced by them, after steps.sh and
+# backplane.sh.
 # Whatever can be wrong is looked at in the first step, before anything is changed.
 
 wheel="" wheels="" name="" offline=no asked_nginx="" unfinished=""
@@ -9,6 +10,7 @@ parse() {
     server_name=$(option server_name)
     tls=$(option tls)
     with_nginx=$(option nginx)
+    backplane=$(backplane_of $ETC/echo.env)
     while [ "$#" -gt 0 ]; do
         case $1 in
         --dry-run) dry=yes ;;
@@ -16,14 +18,16 @@ parse() {
         --with-nginx) with_nginx=yes asked_nginx=yes ;;
         --no-nginx) with_nginx=no ;;
         --no-tls) tls="" ;;
+        --no-backplane) backplane="" ;;
         --help | -h)
             usage
             exit
             ;;
-        --processes | --server-name | --tls | --wheel | --wheels | --python | --name)
+        --processes | --backplane | --server-name | --tls | --wheel | --wheels | --python | --name)
             [ -n "${2:-}" ] || fail "$1 needs a value; see $0 --help"
             case $1 in
             --processes) processes=$2 ;;
+            --backplane) backplane=$2 ;;
             --server-name) server_name=$2 ;;
             --tls) tls=$2 ;;
             --wheel) wheel=$2 ;;
@@ -43,6 +47,7 @@ parse() {
     [1-9] | [1-5][0-9] | 6[0-4]) ;;
     *) fail "--processes is a number from 1 to 64, not $processes" ;;
     esac
+    check_the_backplane
     # It goes into nginx.conf.
     case $server_name in
     *[!A-Za-z0-9._-]* | -* | .*) fail "--server-name is one host name, not $server_name" ;;
@@ -98,6 +103,7 @@ look_at_the_machine() {
         fail "$OPT is there and not from this program: move it away"
     fi
     if [ "$with_nginx" = yes ]; then look_at_nginx; fi
+    look_at_the_backplane
     if [ -f $UNFINISHED ]; then
         note "the last run was interrupted: what it may have left undone is done again"
         unfinished=yes
@@ -182,28 +188,36 @@ make_the_version() {
 
 write_the_settings() {
     step "Write the settings"
-    put "$here/echo.env" $ETC/echo.env 640
+    with_backplane "$here/echo.env" >"$scratch/echo.env"
+    if [ -f $ETC/echo.env ] && ! untouched $ETC/echo.env &&
+        [ "$(backplane_of $ETC/echo.env)" != "$backplane" ]; then
+        # In a file with changes of yours, this one line.
+        with_backplane $ETC/echo.env >"$scratch/edited.env"
+        will_change $ETC/echo.env
+        run install -m 640 "$scratch/edited.env" $ETC/echo.env
+        record $ETC/echo.env "$scratch/echo.env"
+    else
+        put "$scratch/echo.env" $ETC/echo.env 640
+    fi
     put "$here/hypercorn.toml" $ETC/hypercorn.toml 644
 }
 
 write_the_units() {
     step "Write the units"
-    for each in echo.socket echo.service echo@.service; do
+    for each in echo.socket echo.service echo@.socket echo@.service; do
         put "$here/systemd/$each" "$UNITS/$each" 644
     done
+    make_backplane_conf "$scratch/backplane.conf"
     for each in echo.service echo@.service; do
-        put "$here/systemd/sandbox.conf" "$UNITS/$each.d/sandbox.conf" 644
+        # Its name puts it before other drop-ins, which can so change it.
+        put "$here/systemd/sandbox.conf" "$UNITS/$each.d/10-sandbox.conf" 644
+        put_or_not "$scratch/backplane.conf" "$UNITS/$each.d/backplane.conf" 644
     done
     # Who is started if nobody runs when a connection comes.
-    which=$UNITS/echo.socket.d/processes.conf
     if [ "$processes" != 1 ]; then
         printf '[Socket]\nService=echo@1.service\n' >"$scratch/processes.conf"
-        put "$scratch/processes.conf" "$which" 644
-    elif untouched "$which"; then
-        will_change "$which"
-        run rm "$which"
-        forget "$which"
     fi
+    put_or_not "$scratch/processes.conf" $UNITS/echo.socket.d/processes.conf 644
 }
 
 start_the_service() {
@@ -220,11 +234,12 @@ start_the_service() {
     if [ -n "$changed$unfinished" ]; then run systemctl daemon-reload; fi
     # shellcheck disable=SC2086  # one argument for each
     run systemctl enable --quiet echo.socket $services
-    case $changed in
-    */echo.socket\ * | */echo.socket) # it can't change while it listens
-        if systemctl is-active --quiet echo.socket; then run systemctl stop echo.socket; fi
-        ;;
-    esac
+    # A socket can't change while it listens.
+    for each in echo.socket 'echo@*.socket'; do
+        if has_changed "$UNITS/$(echo "$each" | tr -d '*')" && systemctl is-active --quiet "$each"; then
+            run systemctl stop "$each"
+        fi
+    done
     run systemctl start echo.socket
     # shellcheck disable=SC2086
     roll $services || go_back "$unit"
@@ -239,6 +254,8 @@ start_the_service() {
 }
 
 finished() { [ "$dry" = yes ] || rm -f $UNFINISHED; }
+
+has_changed() { case " $changed " in *" $1 "*) ;; *) return 1 ;; esac }
 
 # is_in WORD LINES
 is_in() { printf '%s\n' "$2" | grep -qxF "$1"; }

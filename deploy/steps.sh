@@ -79,10 +79,11 @@ forget() {
     cat "$scratch/files" >$FILES
 }
 
+# record PATH [SOURCE]: as written from SOURCE, if it is not just that.
 record() {
     if [ "$dry" = yes ] || untouched "$1"; then return; fi
     forget "$1"
-    printf '%s  %s\n' "$(checksum "$1")" "$1" >>$FILES
+    printf '%s  %s\n' "$(checksum "${2:-$1}")" "$1" >>$FILES
 }
 
 # put SOURCE TARGET MODE: writes a file, unless it is so already or somebody's own. (If it is
@@ -106,6 +107,17 @@ put() {
     will_change "$2"
     run install -D -m "$3" "$1" "$2"
     record "$2"
+}
+
+# put_or_not SOURCE TARGET MODE: the same if there is a SOURCE; else what we wrote there goes.
+put_or_not() {
+    if [ -f "$1" ]; then
+        put "$@"
+    elif untouched "$2"; then
+        will_change "$2"
+        run rm "$2"
+        forget "$2"
+    fi
 }
 
 # will_change PATH: so that restore() can take it back, and that what uses the file is told; by the

@@ -79,6 +79,6 @@ def bare(box: Box, nothing: list[str], wheels: Path) -> tuple[Box, list[str]]:
 
 @pytest.fixture(scope="module")
 def installed(box: Box, nothing: list[str], wheels: Path) -> Box:
-    """The box with the service installed, in one process and on http."""
-    deploy(box, "install", *OFFLINE, "--processes", "1", "--no-tls")
+    """The box with the service installed, in one process, on http and without a backplane."""
+    deploy(box, "install", *OFFLINE, "--processes", "1", "--no-tls", "--no-backplane")
     return box

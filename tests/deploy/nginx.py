@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.deploy.proxies.proxy import Proxy, make_certificate
+from tests.deploy.proxies.proxy import Proxy, make_certificate, with_sockets
 from tests.servers import ROOT
 
 NGINX: Final = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin") or "nginx"
@@ -56,7 +56,7 @@ def rendered(
         "PREFIX": prefix,
     }.items():
         text = text.replace(f"@{name}@", str(value))
-    text = text.replace("/run/echo.sock", str(sock))
+    text = with_sockets(text, sock)
     text = text.replace("/etc/echo/tls/", f"{tls_dir}/")
     text = text.replace("/var/log/nginx/", f"{prefix}/")
     text = re.sub(r"^(\s*)listen \[::\]:.*\n", "", text, flags=re.MULTILINE)

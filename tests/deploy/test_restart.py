@@ -8,7 +8,6 @@ import time
 
 from tests.deploy.box import Box
 from tests.deploy.crowd import crowd
-from tests.deploy.scripts import OFFLINE, deploy
 
 SOCKETS = 200
 QUICK = 2.0  # seconds, for each process
@@ -101,21 +100,3 @@ def test_a_reload_of_nginx_keeps_open_sockets_and_refuses_none(installed: Box) -
         time.sleep(0.5)
     assert clients.report.closes == {"open": 20}
     assert clients.report.refused() == {}
-
-
-def test_two_processes_restart_one_after_another(installed: Box) -> None:
-    """The last one here: it leaves two."""
-    box = installed
-    deploy(box, "install", *OFFLINE, "--processes", "2")
-    assert [box.state(f"echo{each}") for each in ("@1", "@2", ".service")] == [
-        "active",
-        "active",
-        "inactive",
-    ]
-    restart_under_load(box, "/srv/echo/deploy/restart", processes=2)
-    # Each has its share. (The status is told every 2 s.)
-    deadline = time.monotonic() + 20
-    with crowd(box, sockets=SOCKETS):
-        while any(box.show(f"echo@{each}", "StatusText").endswith(" 0") for each in (1, 2)):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)

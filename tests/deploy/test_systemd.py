@@ -24,22 +24,25 @@ from tests.missing import needs
 
 DEPLOY = ROOT / "deploy"
 SERVICES = ("echo.service", "echo@.service")
+SOCKETS = ("echo.socket", "echo@.socket")
 STARTED = ("echo.service", "echo@1.service")
+SANDBOX = "10-sandbox.conf"
 
 # Tenths, as systemd-analyze takes it.
 MOST_EXPOSED = "5"
+MOST_EXPOSED_WITH_TCP = "10"
 
 
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
     """The units, laid out as deploy/install does, with a program in the place of Python."""
-    for each in ("echo.socket", *SERVICES):
+    for each in (*SOCKETS, *SERVICES):
         text = (DEPLOY / "systemd" / each).read_text()
         text = text.replace("/opt/echo/current/bin/python", "/bin/true")
         (tmp_path / each).write_text(text)
     for each in SERVICES:
         (tmp_path / f"{each}.d").mkdir()
-        shutil.copy(DEPLOY / "systemd" / "sandbox.conf", tmp_path / f"{each}.d")
+        shutil.copy(DEPLOY / "systemd" / "sandbox.conf", tmp_path / f"{each}.d" / SANDBOX)
     return tmp_path
 
 
@@ -56,7 +59,8 @@ def analyze(units: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def lint(units: Path) -> subprocess.CompletedProcess[str]:
     # Without this option an unknown key is a warning and the exit code 0.
-    return analyze(units, "verify", "--recursive-errors=no", "--man=no", "echo.socket", *STARTED)
+    sockets = ("echo.socket", "echo@1.socket")
+    return analyze(units, "verify", "--recursive-errors=no", "--man=no", *sockets, *STARTED)
 
 
 @needs("systemd-analyze", "systemd")
@@ -72,7 +76,8 @@ def test_the_units_have_no_fault(units: Path) -> None:
         ("echo.service", "Restart=always", "Restrat=always"),
         ("echo@.service", "WatchdogSec=10", "WatchdogSec=ten"),
         ("echo.socket", "SocketMode=0660", "SocketModes=0660"),
-        ("echo.service.d/sandbox.conf", "PrivateMounts=", "PrivateMount="),
+        ("echo@.socket", "ListenStream=", "ListenStreams="),
+        ("echo.service.d/10-sandbox.conf", "PrivateMounts=", "PrivateMount="),
     ],
 )
 def test_a_slip_in_a_unit_would_be_found(units: Path, file: str, right: str, wrong: str) -> None:
@@ -89,6 +94,11 @@ def test_a_slip_in_a_unit_would_be_found(units: Path, file: str, right: str, wro
 def test_the_services_are_hardly_exposed(units: Path, unit: str) -> None:
     score = ("security", "--offline=true", f"--threshold={MOST_EXPOSED}")
     assert analyze(units, *score, unit).returncode == 0
+    for each in SERVICES:
+        shutil.copy(DEPLOY / "systemd" / "backplane.conf", units / f"{each}.d")
+    assert analyze(units, *score, unit).returncode != 0
+    with_tcp = ("security", "--offline=true", f"--threshold={MOST_EXPOSED_WITH_TCP}")
+    assert analyze(units, *with_tcp, unit).returncode == 0
     shutil.rmtree(units / "echo.service.d")
     shutil.rmtree(units / "echo@.service.d")
     assert analyze(units, *score, unit).returncode != 0
@@ -101,12 +111,28 @@ def directives(unit: str) -> set[str]:
 
 def test_one_process_and_one_of_several_are_the_same_service() -> None:
     one, several = directives("echo.service"), directives("echo@.service")
-    assert one - several == {"Description=Echo, WebSockets on Trio", "SyslogIdentifier=echo"}
+    assert one - several == {
+        "Description=Echo, WebSockets on Trio",
+        "Requires=echo.socket",
+        "After=echo.socket nginx.service caddy.service haproxy.service",
+        "SyslogIdentifier=echo",
+    }
     assert several - one == {
         "Description=Echo, WebSockets on Trio: process %i",
+        "Requires=echo.socket echo@%i.socket",
+        "After=echo.socket echo@%i.socket nginx.service caddy.service haproxy.service",
         "SyslogIdentifier=echo@%i",
-        "Sockets=echo.socket",
+        "Sockets=echo.socket echo@%i.socket",
+        "Environment=ECHO_NODE=%i",
     }
+
+
+def test_the_socket_of_a_process_is_like_the_one_they_share() -> None:
+    shared, own = directives("echo.socket"), directives("echo@.socket")
+    ours = {"ListenStream=/run/echo-%i.sock", "StopWhenUnneeded=yes"}
+    theirs = {"ListenStream=/run/echo.sock", "[Install]", "WantedBy=sockets.target"}
+    assert {each for each in own - shared if not each.startswith("Description=")} == ours
+    assert {each for each in shared - own if not each.startswith("Description=")} == theirs
 
 
 def test_a_stop_and_a_restart_have_time_to_say_goodbye() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.deploy.proxies.proxy import Proxy
+from tests.deploy.proxies.proxy import Proxy, with_sockets
 from tests.servers import ROOT
 
 FILE: Final = ROOT / "deploy" / "Caddyfile"
@@ -27,7 +27,7 @@ class Caddy(Proxy):
         options = [f"admin unix/{self._admin}", f"http_port {self.http_port}"]
         text = re.sub(r"^\{", "\n\t".join(["{", *options]), text, count=1, flags=re.MULTILINE)
         text = text.replace("/etc/echo/tls/", f"{self.tls_dir}/")
-        text = text.replace("/run/echo.sock", str(self.sock))
+        text = with_sockets(text, self.sock)
         if self.node_port is not None:
             text = text.replace("127.0.0.1:3000", f"127.0.0.1:{self.node_port}")
         self._file.write_text(text)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.deploy.proxies.proxy import Proxy
+from tests.deploy.proxies.proxy import Proxy, with_sockets
 from tests.servers import ROOT
 
 FILE: Final = ROOT / "deploy" / "haproxy.cfg"
@@ -24,7 +24,7 @@ class HAProxy(Proxy):
         text = text.replace("bind :80", f"bind 127.0.0.1:{self.http_port}")
         text = text.replace("bind :443", f"bind 127.0.0.1:{self.https_port}")
         text = text.replace("/etc/echo/tls/", f"{self.tls_dir}/")
-        text = text.replace("/run/echo.sock", str(self.sock))
+        text = with_sockets(text, self.sock)
         text = text.replace("log /dev/log", "log stdout format raw")
         if self.node_port is not None:
             text = text.replace("127.0.0.1:3000", f"127.0.0.1:{self.node_port}")

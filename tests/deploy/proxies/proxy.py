@@ -32,7 +32,8 @@ class Proxy(ABC):
 
     Args:
         text: the configuration, or the file that holds it.
-        sock: the unix socket of the service; need not exist.
+        sock: the unix socket of the service; need not exist. Beside it are those of its processes:
+            with echo.sock, echo-1.sock and so on.
         node_port: the port of a Node server behind /socket.io/.
 
     Raises:
@@ -161,6 +162,12 @@ class Proxy(ABC):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def with_sockets(text: str, sock: str | Path) -> str:
+    """`text` with the service's socket, and those of its processes beside it, where `sock` is."""
+    text = text.replace("/run/echo.sock", str(sock))
+    return text.replace("/run/echo-", str(sock).removesuffix(".sock") + "-")
 
 
 def make_certificate(folder: Path) -> None:

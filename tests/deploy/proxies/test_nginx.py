@@ -1,4 +1,4 @@
-"""What only nginx.conf does: limits, stickiness, the switch to TLS; and what linters say of it."""
+"""What only nginx.conf does: limits, the switch to TLS; and what linters say of it."""
 
 import json
 import re
@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 
 from tests.deploy.nginx import NGINX, SHIPPED, Nginx, check
 from tests.deploy.proxies.client import ELSEWHERE, HANDSHAKE, HERE, Answer, ask
-from tests.deploy.proxies.recorder import Recorder, Reply, answer
+from tests.deploy.proxies.recorder import Recorder
 from tests.deploy.proxies.service import Socket
 from tests.missing import needs
 
@@ -70,8 +69,15 @@ def test_gixy_finds_nothing(tmp_path: Path) -> None:
             timeout=60,
             check=False,
         )
-        found = json.loads(ended.stdout)
-        assert [each for each in found if each["severity"] in ("MEDIUM", "HIGH")] == []
+        found = [
+            each
+            for each in json.loads(ended.stdout)
+            if each["severity"] in ("MEDIUM", "HIGH")
+            # The map of the hub's processes has sockets and an upstream only, and no names to ask
+            # a resolver for.
+            and not (each["plugin"] == "missing_resolver" and "http://$hub" in each["config"])
+        ]
+        assert found == []
 
 
 def test_the_parts_that_are_switched_on_for_tls_are_all_there() -> None:
@@ -104,46 +110,6 @@ def test_a_subscriber_of_ipv6_is_one_client_whatever_address_he_takes(socket: So
         assert seen["client"] == "2001:db8:1:2::1"
 
 
-def telling(body: str) -> Reply:
-    return lambda head: answer("200 OK", body)
-
-
-@contextmanager
-def hub(folder: Path, count: int, reply: Reply | None = None) -> Iterator[Nginx]:
-    """nginx before several processes of a hub, which answer with their number."""
-    with ExitStack() as stack:
-        servers = []
-        for number in range(count):
-            recorder = Recorder(folder / f"{number}.sock", reply or telling(str(number)))
-            stack.enter_context(recorder)
-            servers.append(f"server unix:{recorder.path} max_fails=0;")
-        line = "server unix:/run/echo.sock max_fails=0;"
-        listed = " ".join(servers)
-        text = re.sub(
-            rf"(hash \$arg_id consistent;)\s+{line}\s+{line}", rf"\1 {listed}", SHIPPED.read_text()
-        )
-        assert listed in text
-        yield stack.enter_context(Nginx(text, sock=folder / "none.sock"))
-
-
-def test_all_requests_of_a_hub_connection_reach_one_process(tmp_path: Path) -> None:
-    with hub(tmp_path, 3) as nginx:
-        answers: dict[str, set[str]] = {}
-        for number in range(24):
-            name = f"connection{number}"
-            for method in ("GET", "POST", "DELETE"):
-                body = ask(nginx, f"/hub?id={name}", method=method).body
-                answers.setdefault(name, set()).add(body)
-        assert all(len(each) == 1 for each in answers.values())
-        assert set.union(*answers.values()) == {"0", "1", "2"}
-        # Without an id any will do.
-        assert {ask(nginx, "/hub/negotiate", method="POST").body for _ in range(24)} == {
-            "0",
-            "1",
-            "2",
-        }
-
-
 def test_the_hubs_events_are_passed_on_at_once(tmp_path: Path) -> None:
     seen = threading.Event()
 
@@ -154,7 +120,8 @@ def test_the_hubs_events_are_passed_on_at_once(tmp_path: Path) -> None:
         assert seen.wait(20)
         yield b"data: 2\r\n\r\n"
 
-    with hub(tmp_path, 1, stream) as nginx:
+    path = tmp_path / "echo.sock"
+    with Recorder(path, stream), Nginx(Nginx.shipped(), sock=path) as nginx:
         connection = HTTPConnection(HERE, nginx.http_port, timeout=10)
         try:
             connection.request("GET", "/hub?id=x")

@@ -159,7 +159,7 @@ def test_websockets_have_paths_of_their_own_and_others_get_404(
         assert "upgrade: websocket" in recorder.heads.pop().lower()
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
 def test_health_is_told_here_and_nowhere_else(plain: Proxy, path: str) -> None:
     assert ask(plain, path).status == 200
     for spelling in (path, f"{path}?x", f"/{path}", f"/%{ord(path[1]):x}{path[2:]}", f"{path}/"):
