@@ -1,7 +1,8 @@
 """What the sockets of a worker count: plain integers, which whoever exports them reads.
 
 Counting must not be felt: bytes are counted once a read and once a write, messages with one
-addition for each that is sent and one for all that come at once. What counts by name has names from a short list of ours, never a client's words.
+addition for each that is sent and one for all that come at once. What counts by name has names
+from a short list of ours, never a client's words.
 """
 
 from __future__ import annotations

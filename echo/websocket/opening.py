@@ -246,7 +246,7 @@ class Opening:
             self._carrier = AsgiCarrier(socket, self._receive, self._send)
             await self._send(message)
             if not self._receiving:
-                self.worker.nursery.start_soon(self._carrier.pump)
+                self.worker.spawn(socket, self._carrier.pump)
         if self.on_accepted is not None:
             self.on_accepted()
             self.on_accepted = None

@@ -83,7 +83,8 @@ class WebSocket:
         *("__weakref__", "_batch", "_close_sent", "_closing", "_decoder", "_deflater", "_ended"),
         *("_inbox", "_keep_alive", "_owed_pong", "_partial", "_plain", "_reader", "_round_trips"),
         *("_sending", "_timer", "_unread", "_why", "awaits_shutdown", "carrier", "close_code"),
-        *("close_reason", "heard", "nursery", "options", "state", "subprotocol", "worker"),
+        *("answer_code", "close_reason", "heard", "nursery", "options", "state", "subprotocol"),
+        "worker",
     )
 
     carrier: Carrier
@@ -131,6 +132,8 @@ class WebSocket:
         self._round_trips: RoundTrips | None = None  # once it pings
         self._keep_alive: KeepAlive | None = None
         # Closing
+        self.answer_code = NO_STATUS
+        """What answers a close frame without a code: 1005, which is the same, or 1000."""
         self._closing: Close | Violation | None = None  # what the peer did and we must answer
         self._close_sent = False
         self._timer: Timer | None = None  # the deadline of the closing handshake
@@ -584,7 +587,8 @@ class WebSocket:
             self._why = f"peer closed with {event.code} {event.reason}".rstrip()
         else:
             self._why = f"peer broke the protocol: {event.reason}"
-        self._send_close(event.code, close_payload(event.code, event.reason))
+        code = self.answer_code if event.code == NO_STATUS else event.code
+        self._send_close(code, close_payload(code, event.reason))
 
     def _send_close(self, code: int, payload: bytes) -> None:
         self._owed_pong = None

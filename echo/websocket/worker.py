@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
@@ -59,6 +60,17 @@ class Worker:
             self.reactor = Reactor()
             nursery.start_soon(self.reactor.read)
             nursery.start_soon(self.reactor.write)
+
+    def spawn(self, socket: WebSocket, work: Callable[[], Awaitable[object]]) -> None:
+        """Do some work of one socket in the background. If it fails, only that socket ends."""
+        self.nursery.start_soon(self._contained, socket, work)
+
+    async def _contained(self, socket: WebSocket, work: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await work()
+        except Exception:
+            logger.exception("A task of a WebSocket failed")
+            socket.drop("internal error", "internal_error")
 
     def watch(self, server: Server) -> None:
         """Drain when the server shuts down. Only the first call counts."""

@@ -42,8 +42,8 @@ KEY = secrets.token_bytes(32)
 DETAILED = HubOptions(detailed_errors=True)
 NO_WEBSOCKETS = HubOptions(detailed_errors=True, transports=("ServerSentEvents", "LongPolling"))
 STATEFUL = HubOptions(detailed_errors=True, allow_stateful_reconnect=True)
-LIVELY = HubOptions(detailed_errors=True, keep_alive_interval=0.2, long_poll_timeout=0.5)
-QUICK = HubOptions(keep_alive_interval=0.2, client_timeout=1.0, long_poll_timeout=0.5)
+LIVELY = HubOptions(detailed_errors=True, keep_alive_interval=0.2, long_poll_timeout=0.2)
+QUICK = HubOptions(keep_alive_interval=0.2, client_timeout=4.0, long_poll_timeout=0.5)
 
 CORS_HUB = "/corshub"
 """Its own options say whose pages may use it."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.hubs.clients import (
+    COMBINATIONS,
     FILES,
     FOLDER,
     NUMBERS,
-    Outcomes,
+    Results,
     chat,
+    check,
     check_resumed,
     host,
     matrix,
@@ -24,7 +27,7 @@ from tests.hubs.proxy import Proxy
 from tests.servers import Server, free_port
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM_FLAGS = [
@@ -36,19 +39,24 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+TRANSPORTS = ("WebSockets", "ServerSentEvents", "LongPolling")
+PATIENCE = 120_000  # milliseconds that the browser may take for what it usually does at once
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with host() as server:
+def tls_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def server(tls_port: int) -> Iterator[Server]:
+    with host("--tls-port", str(tls_port)) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def tls_url() -> Iterator[str]:
-    port = free_port()
-    with host("--tls-port", str(port)):
-        yield f"https://127.0.0.1:{port}"
+def tls_url(server: Server, tls_port: int) -> str:
+    return f"https://127.0.0.1:{tls_port}"
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +66,9 @@ def browser() -> Iterator[Browser]:
     if executable is None:
         pytest.skip(f"no Chromium: none of {', '.join(CHROMIUM_NAMES)} is on the PATH")
     with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+        chromium = playwright.chromium.launch(
+            executable_path=executable, args=CHROMIUM_FLAGS, timeout=PATIENCE
+        )
         yield chromium
         chromium.close()
 
@@ -67,13 +77,13 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser, server: Server) -> Iterator[Page]:
     """A page of the host with the client loaded."""
     with browser.new_context() as context:
-        page = context.new_page()
-        load(page, server.url)
-        yield page
+        yield open_page(context, server.url)
 
 
-def load(page: Page, url: str, files: Sequence[Path] = FILES) -> None:
-    """Open a page of the host and load the client and the cases."""
+def open_page(context: BrowserContext, url: str, files: Sequence[Path] = FILES) -> Page:
+    """A page of the host, with the client and the cases loaded."""
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
     page.goto(url)
     modules = client_folder() / "node_modules" / "@microsoft"
     for script in (
@@ -83,56 +93,64 @@ def load(page: Page, url: str, files: Sequence[Path] = FILES) -> None:
         *files,
     ):
         page.add_script_tag(path=script)
+    return page
 
 
-def run_cases(page: Page, setting: dict[str, Any]) -> dict[str, str | None]:
-    script = "(setting) => runTests(setting, { signalR, msgpack: signalR.protocols.msgpack })"
-    results: dict[str, str | None] = page.evaluate(script, setting)
+def begin_cases(page: Page, **setting: Any) -> None:
+    page.evaluate(
+        """(setting) => {
+            window.results = runTests(setting, { signalR, msgpack: signalR.protocols.msgpack });
+        }""",
+        {**setting, "place": "browser"},
+    )
+
+
+def results_of(page: Page) -> Results:
+    results: Results = page.evaluate("results")
     return results
 
 
 @pytest.fixture(scope="module")
-def outcomes(browser: Browser, server: Server) -> Outcomes:
-    def run(transport: str, protocol: str) -> Any:
-        setting = {
-            "url": server.url,
-            "transport": transport,
-            "protocol": protocol,
-            "place": "browser",
+def results(browser: Browser, server: Server) -> dict[tuple[str, str], Results]:
+    """What came of the cases; each setting has a page, and all run at the same time."""
+    with ExitStack() as stack:
+        pages = {}
+        for transport, protocol in COMBINATIONS:
+            context = stack.enter_context(browser.new_context())
+            page = pages[transport, protocol] = open_page(context, server.url)
             # Over HTTP/1.1 a browser opens six connections to a host, and waiting ones fill them.
-            "atOnce": 8 if transport == "WebSockets" else 1,
-        }
-        with browser.new_context() as context:
-            page = context.new_page()
-            load(page, server.url)
-            return run_cases(page, setting)
-
-    return Outcomes(run)
+            at_once = 4 if transport == "WebSockets" else 1
+            kind = {"transport": transport, "protocol": protocol, "atOnce": at_once}
+            begin_cases(page, url=server.url, **kind)
+        return {each: results_of(page) for each, page in pages.items()}
 
 
 @pytest.mark.parametrize(("transport", "protocol", "case"), matrix("browser"))
-def test_client(outcomes: Outcomes, transport: str, protocol: str, case: str) -> None:
-    outcomes.check(transport, protocol, case=case)
+def test_client(
+    results: dict[tuple[str, str], Results], transport: str, protocol: str, case: str
+) -> None:
+    check(results[transport, protocol], case)
 
 
 # What only browsers do
 
 
-@pytest.mark.parametrize("transport", ["WebSockets", "ServerSentEvents", "LongPolling"])
-def test_calls_and_streams_over_tls_and_http2(
-    browser: Browser, tls_url: str, transport: str
-) -> None:
-    setting = {"url": tls_url, "transport": transport, "protocol": "json", "place": "browser"}
+def test_streams_over_tls_and_http2(browser: Browser, tls_url: str) -> None:
+    """All transports share one connection."""
     with browser.new_context(ignore_https_errors=True) as context:
-        page = context.new_page()
-        load(page, tls_url, FILES[:2])
-        assert page.evaluate("performance.getEntries()[0].nextHopProtocol") == "h2"
-        results = run_cases(page, {**setting, "atOnce": 8})
-    assert {name: failure for name, failure in results.items() if failure} == {}
+        pages = [open_page(context, tls_url, [FOLDER / "streams.js"]) for _ in range(3)]
+        for page, transport in zip(pages, TRANSPORTS, strict=True):
+            assert page.evaluate("performance.getEntries()[0].nextHopProtocol") == "h2"
+            begin_cases(page, url=tls_url, transport=transport, protocol="json", atOnce=4)
+        seen = [results_of(page) for page in pages]
+    for results in seen:
+        assert results
+        assert {name: failure for name, failure in results.items() if failure} == {}
 
 
 def test_a_websocket_over_http2_closes_cleanly(browser: Browser, tls_url: str) -> None:
     with browser.new_context(ignore_https_errors=True) as context:
+        context.set_default_timeout(PATIENCE)
         page = context.new_page()
         page.goto(tls_url)
         end = page.evaluate(
@@ -178,15 +196,14 @@ def test_a_cut_link_loses_and_doubles_nothing(page: Page, server: Server) -> Non
 
 
 def test_a_page_comes_back_after_a_restart(browser: Browser) -> None:
-    """The README's chat, with the client's own default delays."""
+    """The README's chat."""
     port = free_port()
     with browser.new_context() as context, chat(port) as server:
-        page = context.new_page()
-        load(page, server.url, ())
+        page = open_page(context, server.url, ())
         page.evaluate(
             """async (url) => {
                 const hub = new signalR.HubConnectionBuilder()
-                    .withUrl(url).withAutomaticReconnect()
+                    .withUrl(url).withAutomaticReconnect(Array(400).fill(50))
                     .configureLogging(signalR.LogLevel.None).build();
                 window.back = new Promise((resolve) => hub.onreconnected(resolve));
                 window.heard = new Promise((resolve) => hub.on("ReceiveMessage", resolve));
@@ -228,8 +245,7 @@ def test_only_pages_of_allowed_origins_may_connect(browser: Browser, server: Ser
     # Chromium takes all names below localhost for this machine.
     for name, outcome in (("localhost", "in"), ("elsewhere.localhost", "out")):
         with browser.new_context() as context:
-            page = context.new_page()
-            load(page, f"http://{name}:{server.port}")
+            page = open_page(context, f"http://{name}:{server.port}", ())
             assert page.evaluate(script, server.url) == [outcome] * 4
 
 
@@ -266,8 +282,7 @@ def test_the_server_notices_that_a_page_is_left(
     url = f"{server.url}/testhub"
     page.evaluate(connect, [url, "WebSockets", "WatchFor", transport])
     with browser.new_context() as context:
-        leaver = context.new_page()
-        load(leaver, server.url)
+        leaver = open_page(context, server.url, ())
         leaver.evaluate(connect, [url, transport, "TellWhenGone", transport])
         leaver.goto("about:blank")
         assert page.evaluate("gone") == transport

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -14,8 +13,9 @@ from tests.hubs.clients import (
     FILES,
     FOLDER,
     NUMBERS,
-    Outcomes,
+    Results,
     chat,
+    check,
     check_resumed,
     host,
     matrix,
@@ -33,27 +33,24 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(server: Server) -> Outcomes:
-    def run(transport: str, protocol: str) -> Any:
-        setting = {
-            "url": server.url,
-            "transport": transport,
-            "protocol": protocol,
-            "files": [str(file) for file in FILES],
-            "atOnce": 8,
-        }
-        return json.loads(run_script(FOLDER / "node.js", json.dumps(setting)))
-
-    return Outcomes(run)
+def results(server: Server) -> dict[tuple[str, str], Results]:
+    settings = [
+        {"url": server.url, "transport": transport, "protocol": protocol, "atOnce": 4}
+        for transport, protocol in COMBINATIONS
+    ]
+    wanted = {"files": [str(file) for file in FILES], "settings": settings}
+    told = json.loads(run_script(FOLDER / "node.js", json.dumps(wanted)))
+    return dict(zip(COMBINATIONS, told, strict=True))
 
 
 @pytest.mark.parametrize(("transport", "protocol", "case"), matrix("node"))
-def test_client(outcomes: Outcomes, transport: str, protocol: str, case: str) -> None:
-    outcomes.check(transport, protocol, case=case)
+def test_client(
+    results: dict[tuple[str, str], Results], transport: str, protocol: str, case: str
+) -> None:
+    check(results[transport, protocol], case)
 
 
-@pytest.mark.parametrize("protocol", ["json", "messagepack"])
-@pytest.mark.parametrize("tell_server", [True, False], ids=["reset", "silence"])
+@pytest.mark.parametrize(("protocol", "tell_server"), [("json", True), ("messagepack", False)])
 def test_a_cut_link_loses_and_doubles_nothing(
     server: Server, protocol: str, tell_server: bool
 ) -> None:

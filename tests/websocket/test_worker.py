@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
+import pytest
 import trio
 import trio.testing
 from trio_websocket import ConnectionClosed as ClientClosed
@@ -110,3 +112,34 @@ async def test_who_connected_just_before_the_end_is_served() -> None:
         )
         assert (await stream.receive_some(4096)).startswith(b"HTTP/1.1 101")
         await trio.aclose_forcefully(stream)
+
+
+class Defective:
+    """A transport with a defect of ours in it."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    async def send_all(self, data: bytes) -> None:
+        raise LookupError("on purpose")
+
+
+async def test_a_defect_at_one_socket_ends_only_that_one(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(socket: WebSocket) -> None:
+        carrier: Any = socket.carrier
+        async for message in socket:
+            if message == "break":
+                carrier._transport = Defective(carrier._transport)
+            await socket.send(message)
+
+    async with serve(handler, "memory") as service, service.connect() as good:
+        async with service.connect() as bad:
+            await bad.send_message("break")
+            with pytest.raises(ClientClosed), trio.fail_after(5):
+                await bad.get_message()
+        await good.send_message("still here")
+        assert await good.get_message() == "still here"
+    assert "A task of a WebSocket failed" in caplog.text

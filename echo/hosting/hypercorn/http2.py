@@ -7,6 +7,7 @@ What one stream does wrong stays its own affair.
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 import h2.exceptions
@@ -19,7 +20,7 @@ from hypercorn.protocol.h2 import BUFFER_HIGH_WATER, H2Protocol
 from hypercorn.trio.tcp_server import TCPServer
 
 from echo.websocket.carriers.stream import StreamCarrier
-from echo.websocket.socket import WebSocket
+from echo.websocket.socket import State, WebSocket
 from echo.websocket.worker import Worker
 
 
@@ -43,6 +44,8 @@ class Tunnel:
     async def handle(self, event: Event) -> None:
         if isinstance(event, EndBody | StreamClosed):
             self._progress.set()
+            if isinstance(event, EndBody) and self._carrier.socket.state is State.CLOSE_RECEIVED:
+                return  # it ended the stream with its close frame, and ours is still to come
             await self._carrier.fed(b"")
 
     def received(self, event: DataReceived) -> None:
@@ -50,6 +53,7 @@ class Tunnel:
         connection = self._protocol.connection
         size = event.flow_controlled_length
         if event.data and not self._carrier.closed:
+            self._carrier.counters.bytes_received += len(event.data)
             self._carrier.socket.feed(event.data)
         if self._carrier.socket.full:
             # The window of this stream stays shut, that of the connection does not.
@@ -92,13 +96,13 @@ class Tunnel:
             await self.send_eof()
             await trio.lowlevel.checkpoint_if_cancelled()
         except trio.Cancelled:
-            if self._stream_id in self._protocol.streams:
+            with suppress(h2.exceptions.ProtocolError):  # the peer may have reset it already
                 self._protocol.connection.reset_stream(self._stream_id, ErrorCodes.CANCEL)
             raise
         finally:
             self._protocol.streams.pop(self._stream_id, None)
-            worker = self._carrier.socket.worker
-            worker.nursery.start_soon(self._protocol._flush)
+            socket = self._carrier.socket
+            socket.worker.spawn(socket, self._protocol._flush)
 
 
 class TunnelCarrier(StreamCarrier):
@@ -112,7 +116,7 @@ class TunnelCarrier(StreamCarrier):
 
     def resume(self) -> None:
         if self._stream._owed:
-            self.socket.worker.nursery.start_soon(self._stream.reopen)
+            self.socket.worker.spawn(self.socket, self._stream.reopen)
 
 
 def _bound_sends(protocol: H2Protocol, socket: WebSocket) -> None:
@@ -173,6 +177,22 @@ class Protocol(H2Protocol):
             await self._flush()
         else:
             await super()._create_stream(request)
+
+    @cached_property
+    def _flushing(self) -> trio.Lock:
+        return trio.Lock()
+
+    async def _flush(self) -> None:
+        """Write what h2 has to say, in its order; who is cancelled before leaves it to the next.
+
+        Lost bytes would break all streams of the connection: the compression of headers
+        depends on those before.
+        """
+        async with self._flushing:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            data = self.connection.data_to_send()
+            if data:
+                await self.send(RawData(data=data))  # cannot be cancelled: its lock is free now
 
     async def _send_data(self, stream_id: int) -> None:
         await super()._send_data(stream_id)

@@ -269,6 +269,7 @@ class Endpoint:
         try:
             async with accept(**self._overrides) as socket:
                 socket.awaits_shutdown = self._server.last_words
+                socket.answer_code = 1000
                 link = entry.link = WebSocketLink(socket, **_about(entry.client, request, user))
                 try:
                     await self._server.serve(link)
@@ -302,6 +303,7 @@ class Endpoint:
 
     async def _carry(self, link: ReconnectingLink, socket: WebSocket) -> None:
         socket.awaits_shutdown = True
+        socket.answer_code = 1000
         try:
             await socket.wait_closed()
         finally:

@@ -124,7 +124,7 @@ class ReadingCarrier(StreamCarrier):
 
     def start(self) -> None:
         super().start()
-        self.socket.worker.nursery.start_soon(self._read)
+        self.socket.worker.spawn(self.socket, self._read)
 
     async def _read(self) -> None:
         try:

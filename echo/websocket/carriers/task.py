@@ -32,7 +32,7 @@ class TaskCarrier(Carrier):
         self._room.set()
 
     def start(self) -> None:
-        self.socket.worker.nursery.start_soon(self._write)
+        self.socket.worker.spawn(self.socket, self._write)
 
     def wake(self) -> None:
         self._work.set()

@@ -22,7 +22,7 @@ from pysignalr.protocol.json import JSONProtocol
 from pysignalr.protocol.messagepack import MessagepackProtocol
 
 URL, WANTED, PROTOCOL = sys.argv[1:4]
-LIMIT = 20.0
+LIMIT = 60.0
 
 Case = Callable[[], Awaitable[None]]
 CASES: dict[str, Case] = {}

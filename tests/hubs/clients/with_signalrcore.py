@@ -28,7 +28,7 @@ from signalrcore.subject import Subject
 from signalrcore.types import HttpTransportType
 
 URL, WANTED, TRANSPORT, PROTOCOL = sys.argv[1:5]
-LIMIT = 20.0
+LIMIT = 60.0
 TRANSPORTS = {
     "WebSockets": HttpTransportType.web_sockets,
     "ServerSentEvents": HttpTransportType.server_sent_events,

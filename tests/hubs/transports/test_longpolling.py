@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from echo.hubs.transports.link import Link
-from tests.hubs.transports.serving import Client, Echo, serving, until
+from tests.hubs.transports.serving import EVENTS, Client, Echo, serving, until
 
 
 async def collect(client: Client, into: list[httpx.Response]) -> None:
@@ -45,6 +45,26 @@ async def test_the_first_poll_says_at_once_that_there_is_a_connection() -> None:
         # Later polls change nothing of what the hub knows.
         assert link.request.headers["x-mine"] == "1"
         assert link.request.cookies == {"a": "1"}
+
+
+async def test_a_client_may_post_before_it_polls() -> None:
+    """As signalrcore does, with its handshake."""
+    server = Echo()
+    async with serving(server) as (_, client):
+        await client.negotiate()
+        assert (await client.post(b"hello")).status_code == 200
+        assert await client.poll() == b"hello"
+        assert server.link.transport == "LongPolling"
+        assert (await client.http.get(client.url, headers=EVENTS)).status_code == 400
+
+
+async def test_a_client_that_posts_and_never_polls_is_gone() -> None:
+    server = Echo()
+    async with serving(server, disconnect_timeout=0.1) as (_, client):
+        await client.negotiate()
+        await client.post(b"hello")
+        await until(lambda: server.link.ended)
+        assert server.link.why == "the client stayed away"
 
 
 async def test_a_poll_takes_all_that_waits() -> None:

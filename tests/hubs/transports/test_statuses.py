@@ -142,8 +142,15 @@ async def test_a_link_that_polls() -> None:
 async def test_before_there_is_a_transport() -> None:
     async with serving(Echo()) as (_, client):
         await client.negotiate()
-        assert (await client.post(b"data")).status_code == 404
         await refuses_delete(client)
+
+
+async def test_a_post_before_there_is_a_transport_where_nobody_may_poll() -> None:
+    async with serving(Echo(), transports=("WebSockets",)) as (_, client):
+        await client.negotiate()
+        assert (await client.post(b"data")).status_code == 404
+        async with client.socket():
+            pass
 
 
 async def test_answers_to_polls_are_not_cached() -> None:
