@@ -25,6 +25,7 @@ Receive: TypeAlias = Callable[[str, bytes], None]
 _REASONS = {
     "away": "the backplane is away",
     "full": "the queue of the backplane is full",
+    "refused": "the engine refuses to publish them",
     "unknown": "the link broke before the engine had answered",
 }
 
@@ -55,7 +56,8 @@ class BackplaneMetrics:
         """Of these, those that no node of ours or of .NET would have sent."""
         self.lost: Counter[str] = Counter()
         """Messages that were not published, or maybe not, by reason: "away", the engine was;
-        "full", the queue was; "unknown", the link broke before the engine had answered."""
+        "full", the queue was; "refused", the engine did; "unknown", the link broke before the
+        engine had answered."""
         self.outages = 0
         """Times that the engine went away."""
         self.answers = 0

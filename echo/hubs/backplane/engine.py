@@ -15,14 +15,8 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import hiredis
 import trio
-
-try:
-    import hiredis
-except ImportError as error:  # pragma: no cover
-    raise ImportError(
-        "a backplane on Redis or Valkey needs hiredis: pip install 'echo-trio[redis]'"
-    ) from error
 
 _SCHEMES = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}  # with TLS?
 _PORT = 6379

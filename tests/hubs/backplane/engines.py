@@ -87,6 +87,11 @@ class Engine:
         return f"{scheme}://{self.credentials}127.0.0.1:{self.port}"
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def unix_url(self) -> str:
         return f"unix://{self.credentials}{self.socket}"
 
