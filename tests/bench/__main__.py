@@ -1,4 +1,4 @@
-"""The command line and the order of a run: rounds, in each round every shape, for it every server.
+"""The command line and the order of a run: rounds, in each every suite, its shapes, their servers.
 
 One server runs at a time. Tables go to stdout, everything else to stderr; an interrupted run still
 prints what it has.
@@ -13,11 +13,10 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
-from .catalogue import PEER_SERVERS, PORTABLE, PRODUCT, Kind, Server, Shape, shapes
+from .catalogue import PORTABLE, Server, Shape, Suite, suites
 from .fleet import Fleet
 from .measure import WARMUP, Driver, MeasurementFailed, Sample
 from .process import ServerFailed
@@ -28,13 +27,10 @@ from .toolbox import SetupError, Toolbox, prepare
 SPARE = 100  # files a server has open besides its sockets, generously
 INTERRUPTED = 130  # the exit status a shell gives to Ctrl-C
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    servers: list[Server]
-    shapes: list[Shape]
+    suites: list[Suite]
     rounds: int
     seconds: float
     json: Path | None
@@ -43,11 +39,14 @@ class Options:
 def parse(arguments: Sequence[str] | None = None) -> Options:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     add = parser.add_argument
+    known = suites(1, portable=True)
+    names = dict.fromkeys(server.name for suite in known for server in suite.servers)
+    questions = dict.fromkeys(shape.name for suite in known for shape in suite.shapes)
     add("--rounds", type=int, help="default 5, quick 3")
     add("--seconds", type=float, help="measured in each cell; default 2, quick 0.5")
     add("--quick", action="store_true", help="3 rounds of 0.5 s")
-    add("--only", metavar="NAME,…", help="these servers: " + _names((PRODUCT, *PEER_SERVERS)))
-    add("--shapes", metavar="NAME,…", help="these shapes: " + _names(shapes(1)))
+    add("--only", metavar="NAME,…", help="these servers: " + ", ".join(names))
+    add("--shapes", metavar="NAME,…", help="these shapes: " + ", ".join(questions))
     add("--idle", type=int, default=1000, metavar="N", help="sockets for the memory; default 1000")
     add("--portable", action="store_true", help="also echo with ECHO_REACTOR=off")
     add("--json", type=Path, metavar="FILE", help="write every sample into this file")
@@ -58,24 +57,30 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     if rounds < 1 or seconds < 0.1 or given.idle < 1:
         parser.error("--rounds and --idle are at least 1, --seconds at least 0.1")
     try:
-        servers = _choose(given.only, {server.name: server for server in (PRODUCT, *PEER_SERVERS)})
-        chosen = _choose(given.shapes, {shape.name: shape for shape in shapes(given.idle)})
+        wanted = _choose(given.only, names)
+        asked = _choose(given.shapes, questions)
     except ValueError as error:
         parser.error(str(error))
     if given.portable:
-        servers.insert(1, PORTABLE)
-    return Options(servers, chosen, rounds, seconds, given.json)
+        wanted.add(PORTABLE.name)
+    chosen = [
+        replace(
+            suite,
+            servers=tuple(server for server in suite.servers if server.name in wanted),
+            shapes=tuple(shape for shape in suite.shapes if shape.name in asked),
+        )
+        for suite in suites(given.idle, portable=given.portable)
+    ]
+    if not any(suite.servers and suite.shapes for suite in chosen):
+        parser.error("none of these servers can be asked any of these shapes")
+    return Options(chosen, rounds, seconds, given.json)
 
 
-def _names(things: Iterable[Server | Shape]) -> str:
-    return ", ".join(thing.name for thing in things)
-
-
-def _choose(names: str | None, choices: dict[str, T]) -> list[T]:
-    wanted = set(names.split(",")) if names else set(choices)
-    if unknown := wanted - choices.keys():
-        raise ValueError(f"no such name: {', '.join(unknown)}; there are {', '.join(choices)}")
-    return [choice for name, choice in choices.items() if name in wanted]
+def _choose(names: str | None, known: Iterable[str]) -> set[str]:
+    wanted = set(names.split(",")) if names else set(known)
+    if unknown := wanted.difference(known):
+        raise ValueError(f"no such name: {', '.join(unknown)}; there are {', '.join(known)}")
+    return wanted
 
 
 class Run:
@@ -86,27 +91,33 @@ class Run:
         self._toolbox = toolbox
         cores = sorted(os.sched_getaffinity(0))
         self._server_core = cores[0]
-        self._driver = Driver(toolbox.driver, cores[-1])
-        self._servers: list[Server] = []
-        absent = []
-        for server in options.servers:
-            if reason := toolbox.why_not(server):
-                absent.append(f"{server.title} was not measured: {reason}")
-            else:
-                self._servers.append(server)
+        self._driver = Driver(toolbox, cores[-1])
+        notes: list[str] = []
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for suite in options.suites:
+            for server in suite.servers:
+                if reason := toolbox.why_not(server):
+                    notes.append(f"{server.title} was not measured: {reason}")
+            if any(shape.connections + SPARE >= limit for shape in suite.shapes):
+                notes.append(f"Shapes with more sockets than {limit} open files allow: left out.")
+        possible = [
+            replace(
+                suite,
+                servers=tuple(server for server in suite.servers if not toolbox.why_not(server)),
+                shapes=tuple(shape for shape in suite.shapes if shape.connections + SPARE < limit),
+            )
+            for suite in options.suites
+        ]
+        self._suites = [suite for suite in possible if suite.servers and suite.shapes]
         kind = f"rounds: {options.rounds}, {options.seconds:g} s each; medians"
         where = conditions(toolbox.versions(), kind, self._server_core, cores[-1])
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._shapes = [shape for shape in options.shapes if shape.connections + SPARE < limit]
-        if len(self._shapes) < len(options.shapes):
-            absent.append(f"Shapes with more sockets than {limit} open files allow were left out.")
-        self.results = Results(self._servers, self._shapes, where, notes=absent)
+        self.results = Results(self._suites, where, notes=list(dict.fromkeys(notes)))
 
     def play(self) -> bool:
         """True when it went to its end."""
-        times = self._options.rounds * len(self._servers)
-        once = sum(self._expected(shape) for shape in self._shapes)
-        progress = Progress(times * len(self._shapes), times * once)
+        cells = [shape for suite in self._suites for shape in suite.shapes for _ in suite.servers]
+        rounds = self._options.rounds
+        progress = Progress(rounds * len(cells), rounds * sum(map(self._expected, cells)))
         try:
             for number in range(1, self._options.rounds + 1):
                 self._round(number, progress)
@@ -119,19 +130,22 @@ class Run:
 
     def _expected(self, shape: Shape) -> float:
         """Seconds a measurement takes with everything around it, for the time left."""
-        return 5.0 if shape.kind is Kind.MEMORY else self._options.seconds + WARMUP + 0.3
+        if shape.kind.is_memory:
+            return 5.0
+        return self._options.seconds + WARMUP + (1.5 if shape.kind.is_of_hub else 0.3)
 
     def _round(self, number: int, progress: Progress) -> None:
-        with Fleet(self._toolbox, self._server_core) as fleet:
-            for shape, server in itertools.product(self._shapes, self._servers):
-                sample = self._cell(fleet, server, shape)
-                self.results.add(server, shape, sample)
-                found = f"{sample.value:,.1f}" if sample else "failed"
-                text = f"round {number}, {shape.title}, {server.name}: {found}"
-                progress.step(text, self._expected(shape))
+        for suite in self._suites:
+            with Fleet(self._toolbox, self._server_core) as fleet:
+                for shape, server in itertools.product(suite.shapes, suite.servers):
+                    sample = self._cell(fleet, server, shape)
+                    self.results.add(server, shape, sample)
+                    found = f"{sample.value:,.1f}" if sample else "failed"
+                    text = f"round {number}, {shape.title}, {server.name}: {found}"
+                    progress.step(text, self._expected(shape))
 
     def _cell(self, fleet: Fleet, server: Server, shape: Shape) -> Sample | None:
-        lend = fleet.fresh if shape.kind is Kind.MEMORY else fleet.running
+        lend = fleet.fresh if shape.kind.is_memory else fleet.running
         try:
             with lend(server) as process:
                 try:
@@ -157,7 +171,8 @@ def main() -> int:
     raise_file_limit()
     with tempfile.TemporaryDirectory() as build:
         try:
-            run = Run(options, prepare(Path(build), options.servers))
+            servers = [server for suite in options.suites for server in suite.servers]
+            run = Run(options, prepare(Path(build), servers))
         except SetupError as error:
             print(error, file=sys.stderr)
             return 1

@@ -10,27 +10,7 @@
  * be the bottleneck: nothing is allocated, masked or copied per message. A run ends by its deadline
  * whatever the server does. The result is one line of JSON; the exit status is 0 without errors.
  */
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <netinet/tcp.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
-
-enum { CONTINUATION = 0, TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10 };
-enum { FIN = 0x80, RESERVED = 0x70, OPCODE = 0x0f, MASKED = 0x80, LENGTH = 0x7f };
-enum { CONTROL_MAX = 125, RESPONSE_MAX = 2048, INBOX = 256 * 1024, EVENTS = 512 };
-
-#define SECOND 1000000000ull
-#define GRACE (2 * SECOND) /* for the last answers, and again for the goodbyes */
+#include "driver.h"
 
 /* ---------------------------------------------------------------- options */
 
@@ -51,10 +31,7 @@ static struct {
 } options = {
     .connections = 1, .parallel = 32, .size = 64, .depth = 1, .seconds = 2, .warmup = 0.25};
 
-static const struct {
-  const char *name;
-  double *value, least, most;
-} OPTIONS[] = {
+static const Option OPTIONS[] = {
     {"connections", &options.connections, 1, 100000},
     {"parallel", &options.parallel, 1, 1000},
     {"size", &options.size, 0, 64 << 20},
@@ -65,27 +42,6 @@ static const struct {
     {"text", &options.text, 0, 1},
 };
 
-static void usage(const char *complaint) {
-  fprintf(stderr, "load: %s\n", complaint);
-  fprintf(stderr, "usage: load echo|open|idle HOST PORT PATH [NAME=VALUE ...]\n");
-  exit(2);
-}
-
-static void read_option(const char *argument) {
-  const char *equals = strchr(argument, '=');
-  for (size_t i = 0; equals && i < sizeof OPTIONS / sizeof *OPTIONS; i++) {
-    size_t length = (size_t)(equals - argument);
-    if (strlen(OPTIONS[i].name) != length || strncmp(argument, OPTIONS[i].name, length)) continue;
-    char *end;
-    double value = strtod(equals + 1, &end);
-    if (*end || end == equals + 1 || !(value >= OPTIONS[i].least && value <= OPTIONS[i].most))
-      usage(argument);
-    *OPTIONS[i].value = value;
-    return;
-  }
-  usage(argument);
-}
-
 static void read_options(int count, char **arguments) {
   if (count < 5) usage("too few arguments");
   if (!strcmp(arguments[1], "echo")) options.mode = MODE_ECHO;
@@ -93,22 +49,12 @@ static void read_options(int count, char **arguments) {
   else if (!strcmp(arguments[1], "idle")) options.mode = MODE_IDLE;
   else usage(arguments[1]);
 
-  int port = atoi(arguments[3]);
-  options.address = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-  if (inet_pton(AF_INET, arguments[2], &options.address.sin_addr) != 1 || port < 1 || port > 65535)
-    usage("HOST is a numeric IPv4 address and PORT a port");
-  /* A load generator that cannot be pointed at somebody else's machine. */
-  if (ntohl(options.address.sin_addr.s_addr) >> 24 != 127) usage("HOST is not a loopback address");
+  options.address = read_address(arguments[2], arguments[3]);
   options.path = arguments[4];
-  for (int i = 5; i < count; i++) read_option(arguments[i]);
+  for (int i = 5; i < count; i++)
+    read_option(arguments[i], OPTIONS, sizeof OPTIONS / sizeof *OPTIONS);
   if (options.mode != MODE_ECHO) options.depth = 1;
   if (options.deadline == 0) options.deadline = options.seconds + options.warmup + 30;
-}
-
-static uint64_t now_ns(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
 }
 
 /* ---------------------------------------------------------------- what is sent
@@ -126,27 +72,6 @@ static struct {
   size_t frame;  /* bytes of one masked frame */
   size_t circle; /* bytes after which the train repeats itself */
 } outgoing;
-
-static uint64_t random_bits(void) {
-  static uint64_t state = 0x9e3779b97f4a7c15ull; /* xorshift64; runs are repeatable */
-  state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-  return state;
-}
-
-static void *claim(size_t count, size_t each) {
-  void *memory = calloc(count ? count : 1, each);
-  if (!memory) perror("load"), exit(2);
-  return memory;
-}
-
-static size_t write_header(uint8_t *out, size_t size, uint8_t opcode) {
-  out[0] = FIN | opcode;
-  if (size <= 125) return out[1] = (uint8_t)(MASKED | size), 2;
-  int bytes = size <= 0xffff ? 2 : 8;
-  out[1] = MASKED | (bytes == 2 ? 126 : 127);
-  for (int i = 0; i < bytes; i++) out[2 + i] = (uint8_t)(size >> 8 * (bytes - 1 - i));
-  return 2 + (size_t)bytes;
-}
 
 static void build_train(void) {
   size_t size = outgoing.size = (size_t)options.size;
@@ -173,31 +98,6 @@ static void build_train(void) {
     outgoing.frame = header + 4 + size;
     outgoing.circle = outgoing.frame * outgoing.variants;
   }
-}
-
-/* ---------------------------------------------------------------- latencies
- *
- * A histogram of nanoseconds with 64 steps to each doubling: exact to 1.6 %, no limit, no sorting.
- */
-
-enum { STEPS = 64 };
-static uint64_t histogram[STEPS * 60];
-
-static void record_latency(uint64_t ns) {
-  if (ns < STEPS) ns = STEPS;
-  int shift = 63 - __builtin_clzll(ns) - 6;
-  histogram[(uint64_t)shift * STEPS + (ns >> shift) - STEPS]++;
-}
-
-static double percentile_us(double quantile, uint64_t total) {
-  double rank = quantile * (double)total;
-  uint64_t seen = 0;
-  for (size_t i = 0; i < sizeof histogram / sizeof *histogram; i++) {
-    seen += histogram[i];
-    if (histogram[i] && (double)seen >= rank)
-      return ((double)(i % STEPS) + STEPS + 0.5) * (double)(1ull << i / STEPS) / 1000;
-  }
-  return 0;
 }
 
 /* ---------------------------------------------------------------- the run */
@@ -238,8 +138,6 @@ static size_t present;   /* not ABSENT */
 static size_t unfinished; /* messages without an answer yet */
 static Phase phase;
 static uint64_t phase_end, deadline_at, measure_begin;
-static char request[1024];
-static size_t request_length;
 
 static struct {
   uint64_t messages, opened, errors;
@@ -344,15 +242,6 @@ static void launch(Connection *c) {
   watch(c, EPOLL_CTL_ADD, true);
 }
 
-static void write_request(void) {
-  request_length = (size_t)snprintf(
-      request, sizeof request,
-      "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-      "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-      options.path, ntohs(options.address.sin_port));
-  if (request_length >= sizeof request) usage("PATH is too long");
-}
-
 static void send_request(Connection *c) {
   int error = 0;
   getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof error});
@@ -395,9 +284,7 @@ static void receive_response(Connection *c) {
     if ((size_t)n == room) fail(c, "handshake response too long");
     return;
   }
-  /* The accept value of the one key we send; case-sensitive, unlike the header's name. */
-  bool accepted = strstr(c->response, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") != NULL;
-  if (!accepted || strncmp(c->response, "HTTP/1.1 101 ", 13)) {
+  if (!accepts(c->response)) {
     complain("handshake refused: %.40s", c->response);
     drop(c);
     return;
@@ -662,15 +549,16 @@ static void report(void) {
   printf("{\"messages_per_second\": %.1f, \"p50_us\": %.1f, \"p99_us\": %.1f, "
          "\"opens_per_second\": %.1f, \"opened\": %zu, \"seconds\": %.3f, "
          "\"errors\": %llu, \"first_error\": \"%s\"}\n",
-         messages, percentile_us(0.50, result.messages), percentile_us(0.99, result.messages),
+         messages, percentile_us(0.50), percentile_us(0.99),
          opens, result.opened_first, result.measured, (unsigned long long)result.errors,
          result.first_error);
 }
 
 int main(int count, char **arguments) {
+  program = "load", modes = "echo|open|idle";
   read_options(count, arguments);
   build_train();
-  write_request();
+  write_request(options.path, ntohs(options.address.sin_port));
   poller = epoll_create1(EPOLL_CLOEXEC);
   capacity = (size_t)options.connections;
   connections = claim(capacity, sizeof *connections);

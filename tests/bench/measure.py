@@ -10,10 +10,10 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from .catalogue import PATH, Kind, Shape
+from .catalogue import Kind, Shape
 from .process import Process
+from .toolbox import Toolbox
 
 WARMUP = 0.25  # seconds
 SETTLING = 0.5  # seconds between the last message and the reading of the memory
@@ -33,46 +33,65 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    path: Path
+    toolbox: Toolbox
     core: int
 
     def measure(self, process: Process, shape: Shape, seconds: float) -> Sample:
         match shape.kind:
             case Kind.ECHO:
-                answer = self._load("echo", process, shape, seconds)
-                rate, p50, p99 = (
-                    float(answer[key]) for key in ("messages_per_second", "p50_us", "p99_us")
-                )
-                return Sample(rate, p50, p99)
+                return self._rate("echo", process, shape, seconds, {"text": shape.text})
             case Kind.OPEN:
-                answer = self._load("open", process, shape, seconds)
+                answer = self._load("open", process, shape, seconds, {"text": shape.text})
                 return Sample(float(answer["opens_per_second"]))
-            case Kind.MEMORY:
-                return self._memory(process, shape.connections)
+            case Kind.MEMORY | Kind.HUB_MEMORY:
+                return self._memory(process, shape)
+            case Kind.BROADCAST | Kind.INVOKE:
+                more = _protocol(process, shape)
+                return self._rate(shape.kind.name.lower(), process, shape, seconds, more)
 
-    def _load(self, mode: str, process: Process, shape: Shape, seconds: float) -> dict[str, str]:
+    def _rate(
+        self,
+        mode: str,
+        process: Process,
+        shape: Shape,
+        seconds: float,
+        more: Mapping[str, float],
+    ) -> Sample:
+        answer = self._load(mode, process, shape, seconds, more)
+        rate, p50, p99 = (float(answer[key]) for key in ("messages_per_second", "p50_us", "p99_us"))
+        return Sample(rate, p50, p99)
+
+    def _load(
+        self,
+        mode: str,
+        process: Process,
+        shape: Shape,
+        seconds: float,
+        more: Mapping[str, float],
+    ) -> dict[str, str]:
         options = {
             "connections": shape.connections,
             "size": shape.size,
             "depth": shape.depth,
-            "text": int(shape.text),
             "seconds": seconds,
             "warmup": WARMUP,
             "deadline": seconds + WARMUP + PATIENCE,
+            **more,
         }
-        with self._start(mode, process, options) as run:
+        with self._start(mode, process, shape, options) as run:
             return _answer(run)
 
-    def _memory(self, process: Process, sockets: int) -> Sample:
-        self._hold(process, sockets=10)  # what is made once, on the first connections
+    def _memory(self, process: Process, shape: Shape) -> Sample:
+        self._hold(process, shape, sockets=10)  # what is made once, on the first connections
         before = process.memory_kib()
-        after = self._hold(process, sockets=sockets)
-        return Sample((after - before) / sockets)
+        after = self._hold(process, shape, sockets=shape.connections)
+        return Sample((after - before) / shape.connections)
 
-    def _hold(self, process: Process, *, sockets: int) -> float:
+    def _hold(self, process: Process, shape: Shape, *, sockets: int) -> float:
         """The server's memory in KiB while so many sockets are open, have echoed once, and rest."""
         options = {"connections": sockets, "seconds": PATIENCE, "deadline": 3 * PATIENCE}
-        with self._start("idle", process, options) as run:
+        options.update(_protocol(process, shape))
+        with self._start("idle", process, shape, options) as run:
             assert run.stdout is not None
             # By its deadline the driver ends in any case; its answer then comes as the first line.
             if (line := run.stdout.readline()) != "ready\n":
@@ -85,11 +104,13 @@ class Driver:
 
     @contextlib.contextmanager
     def _start(
-        self, mode: str, process: Process, options: Mapping[str, float]
+        self, mode: str, process: Process, shape: Shape, options: Mapping[str, float]
     ) -> Iterator[subprocess.Popen[str]]:
-        arguments = [f"{name}={value}" for name, value in options.items()]
+        program = self.toolbox.hub if shape.kind.is_of_hub else self.toolbox.load
+        # A flag is a number to the driver, as all its options are.
+        arguments = [f"{name}={+value}" for name, value in options.items()]
         run = subprocess.Popen(
-            [self.path, mode, "127.0.0.1", str(process.port), PATH, *arguments],
+            [program, mode, "127.0.0.1", str(process.port), process.server.path, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -101,6 +122,10 @@ class Driver:
             except BaseException:
                 run.kill()  # an interrupted person does not wait for the deadline
                 raise
+
+
+def _protocol(process: Process, shape: Shape) -> dict[str, float]:
+    return {"socketio": process.server.is_socketio} if shape.kind.is_of_hub else {}
 
 
 def _answer(run: subprocess.Popen[str]) -> dict[str, str]:

@@ -14,16 +14,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .catalogue import PATH, ROOT, Server
+from .catalogue import ROOT, Server
 from .toolbox import LOGS, Toolbox, last_line
 
 START_TIMEOUT = 20.0  # seconds
 STOP_TIMEOUT = 5.0  # seconds
 
 _HANDSHAKE = (
-    f"GET {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-).encode()
+)
 
 
 class ServerFailed(Exception):
@@ -32,6 +32,7 @@ class ServerFailed(Exception):
 
 class Process:
     def __init__(self, server: Server, toolbox: Toolbox, core: int) -> None:
+        self.server = server
         self.port = _free_port()
         self._log = LOGS / f"{server.name}.log"
         names = {"python": toolbox.python, "node": toolbox.node, "port": self.port}
@@ -59,7 +60,7 @@ class Process:
 
     def _await_handshake(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT
-        while not _accepts(self.port):
+        while not _accepts(self.port, self.server.path):
             self.check()
             if time.monotonic() > deadline:
                 raise ServerFailed(f"no handshake within {START_TIMEOUT:.0f} s of starting")
@@ -69,6 +70,10 @@ class Process:
         if (code := self._leader.poll()) is not None:
             log = self._log.read_text(errors="replace")
             raise ServerFailed(f"the server ended with {code}: {last_line(log)}")
+
+    def processor_seconds(self) -> float:
+        """What the group has used of the processor."""
+        return sum(map(processor_seconds, _members(self._leader.pid)))
 
     def pause(self) -> None:
         self._signal(signal.SIGSTOP)
@@ -113,14 +118,20 @@ def _free_port() -> int:
             return port
 
 
-def _accepts(port: int) -> bool:
+def _accepts(port: int, path: str) -> bool:
     with (
         contextlib.suppress(OSError),
         socket.create_connection(("127.0.0.1", port), timeout=1) as client,
     ):
-        client.sendall(_HANDSHAKE)
+        client.sendall(_HANDSHAKE.format(path=path).encode())
         return client.recv(4096).startswith(b"HTTP/1.1 101")
     return False
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process has used of the processor."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _members(group: int) -> Iterator[int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from .catalogue import REFERENCES, Kind, Server, Shape
+from .catalogue import Kind, Server, Shape, Suite
 from .measure import Sample
 
 NOTHING = "–"  # noqa: RUF001
@@ -24,8 +24,7 @@ NOTHING = "–"  # noqa: RUF001
 class Results:
     """What a run has found so far; `samples` has one entry for each round, None where it failed."""
 
-    servers: Sequence[Server]
-    shapes: Sequence[Shape]
+    suites: Sequence[Suite]
     conditions: list[str]
     samples: dict[tuple[str, str], list[Sample | None]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -75,25 +74,26 @@ def _processor() -> str:
 
 
 def markdown(results: Results) -> str:
-    legend = "Messages per second, in brackets the latency in ms: p50 / p99."
-    parts = [*results.conditions, legend, _table(results, _absolute)]
-    for reference in (server for server in results.servers if server.name in REFERENCES):
-        parts += [
-            f"Ratios, {reference.title} = 1.00; for the memory, less is better:",
-            _table(results, partial(_ratio, reference.name)),
-        ]
+    parts = [*results.conditions]
+    for suite in results.suites:
+        parts += [f"## {suite.title}", suite.legend, _table(results, suite, _absolute)]
+        for reference in (server for server in suite.servers if server.name in suite.references):
+            parts += [
+                f"Ratios, {reference.title} = 1.00; for the memory, less is better:",
+                _table(results, suite, partial(_ratio, reference.name)),
+            ]
     if results.notes:
         parts += ["Notes:", "\n".join(f"- {note}" for note in results.notes)]
     return "\n\n".join(parts)
 
 
-def _table(results: Results, cell: Callable[[Results, Server, Shape], str]) -> str:
+def _table(results: Results, suite: Suite, cell: Callable[[Results, Server, Shape], str]) -> str:
     rows = [
-        ["server", *(shape.title for shape in results.shapes)],
-        ["---", *("---:" for _ in results.shapes)],
+        ["server", *(shape.title for shape in suite.shapes)],
+        ["---", *("---:" for _ in suite.shapes)],
         *(
-            [s.title, *(cell(results, s, shape) for shape in results.shapes)]
-            for s in results.servers
+            [server.title, *(cell(results, server, shape) for shape in suite.shapes)]
+            for server in suite.servers
         ),
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -104,7 +104,7 @@ def _absolute(results: Results, server: Server, shape: Shape) -> str:
     if not samples:
         return NOTHING
     value = _three_digits(median(s.value for s in samples))
-    if shape.kind is not Kind.ECHO:
+    if shape.kind is Kind.OPEN or shape.kind.is_memory:
         return value
     p50, p99 = (
         _three_digits(median(time / 1000 for time in times if time is not None))

@@ -1,4 +1,4 @@
-"""Gets together what a run needs: an environment with the peers, node's ws, the compiled driver.
+"""Gets together what a run needs: environments with the peers, and the compiled drivers.
 
 What is slow to get stays in a cache folder that git ignores; to start afresh, remove the folder.
 What cannot be had is written down with its reason, never raised: it costs only those who need it.
@@ -15,7 +15,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .catalogue import DRIVER_SOURCE, PACKAGE_JSON, PYPROJECT, REQUIREMENTS, ROOT, Server
+from .catalogue import (
+    HUB_SOURCE,
+    LOAD_SOURCE,
+    PACKAGE_JSON,
+    PYPROJECT,
+    REQUIREMENTS,
+    ROOT,
+    Server,
+)
 
 CACHE = ROOT / ".bench"
 LOGS = CACHE / "logs"
@@ -26,7 +34,8 @@ class Toolbox:
     python: Path
     node: str
     node_modules: Path
-    driver: Path
+    load: Path  # the drivers
+    hub: Path
     missing: dict[str, str]  # what a server may need, and why it is not there
 
     def why_not(self, server: Server) -> str | None:
@@ -40,9 +49,10 @@ class Toolbox:
         found = {_name(item["name"]): str(item["version"]) for item in json.loads(listing or "[]")}
         versions = {name: found[name] for name in sorted(names) if name in found}
         if "node" not in self.missing:
-            package = json.loads((self.node_modules / "ws" / "package.json").read_text())
             versions["node"] = _output(self.node, "--version").removeprefix("v")
-            versions["ws"] = package["version"]
+            for name in _node_packages():
+                package = json.loads((self.node_modules / name / "package.json").read_text())
+                versions[name] = package["version"]
         return versions
 
 
@@ -56,21 +66,21 @@ def prepare(build: Path, servers: Iterable[Server]) -> Toolbox:
     CACHE.mkdir(exist_ok=True)
     LOGS.mkdir(exist_ok=True)
     (CACHE / ".gitignore").write_text("*\n")
-    driver = _compile(build)
+    load, hub = (_compile(build, source) for source in (LOAD_SOURCE, HUB_SOURCE))
     python, missing = _install_python(needs)
     node, node_modules = shutil.which("node") or "node", CACHE / "node" / "node_modules"
     if "node" in needs and (reason := _install_node(node_modules)):
         missing["node"] = reason
-    return Toolbox(python, node, node_modules, driver, missing)
+    return Toolbox(python, node, node_modules, load, hub, missing)
 
 
-def _compile(build: Path) -> Path:
-    driver = build / "load"
+def _compile(build: Path, source: Path) -> Path:
+    driver = build / source.stem
     try:
-        command = ["cc", "-O2", "-o", str(driver), str(DRIVER_SOURCE)]
+        command = ["cc", "-O2", "-o", str(driver), str(source)]
         subprocess.run(command, check=True, stdout=sys.stderr)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise SetupError(f"the driver needs a C compiler named cc: {error}") from error
+        raise SetupError(f"the drivers need a C compiler named cc: {error}") from error
     return driver
 
 
@@ -113,18 +123,22 @@ def _install_python(needs: frozenset[str]) -> tuple[Path, dict[str, str]]:
 
 
 def _install_node(node_modules: Path) -> str | None:
-    """Install ws; the answer is the reason when it could not be done."""
+    """Install what package.json names; the answer is the reason when it could not be done."""
     if not (shutil.which("node") and shutil.which("npm")):
         return "node and npm are not installed"
-    if (node_modules / "ws" / "package.json").exists():
+    if all((node_modules / name / "package.json").exists() for name in _node_packages()):
         return None
     folder = node_modules.parent
-    _say(f"installing ws into {folder.relative_to(ROOT)} …")
+    _say(f"installing the Node.js peers into {folder.relative_to(ROOT)} …")
     folder.mkdir(exist_ok=True)
     shutil.copy(PACKAGE_JSON, folder)
     options = ("--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error")
     reason = _attempt("npm", "install", *options, "--prefix", str(folder))
     return f"npm install failed: {reason}" if reason else None
+
+
+def _node_packages() -> list[str]:
+    return sorted(json.loads(PACKAGE_JSON.read_text())["dependencies"])
 
 
 def _attempt(*command: str | Path) -> str | None:
