@@ -34,6 +34,7 @@ class AppCollector(Collector):
         """Of the app, once it is being served."""
         self.lag = Histogram()
         """How late the event loop was."""
+        self._sent = 0  # messages, at the last scrape
         self._build = {"version": _version(), "python": platform.python_version()}
 
     def describe(self) -> list[Metric]:
@@ -46,9 +47,72 @@ class AppCollector(Collector):
             "echo_event_loop_lag_seconds", "How late a task woke that slept.", {(): self.lag}
         )
         if self.worker is not None:
-            yield from _sockets(self.worker)
+            yield from self._sockets(self.worker)
         yield from hubs(self._app.extensions.get("echo.hubs.endpoints", {}))
         yield from backplanes(self._app.extensions.get("echo.hubs.backplanes", []))
+
+    def _sockets(self, worker: Worker) -> Iterator[Metric]:
+        counters = worker.counters
+        now = Counter((socket.carrier.kind, socket.state) for socket in worker.sockets)
+        yield gauge(
+            "echo_websockets",
+            "WebSockets that are not closed.",
+            {(kind, state.value): now[kind, state] for kind in _CARRIERS for state in _STATES},
+            ("carrier", "state"),
+        )
+        yield counter(
+            "echo_websockets_opened", "WebSockets that were opened.", {(): counters.opened}
+        )
+        received, sent, unsent = counters.bytes_received, counters.bytes_sent, 0
+        messages_sent = counters.pieces - counters.surplus
+        for socket in worker.sockets:
+            carrier = socket.carrier
+            received += socket.received
+            sent += carrier.written
+            unsent += carrier.size
+            messages_sent += len(carrier.pieces)
+        # What waits for a socket that is just being accepted is not seen. A counter never falls.
+        self._sent = max(self._sent, messages_sent)
+        yield counter(
+            "echo_websocket_messages",
+            "Whole messages, received or put out to be sent.",
+            {("received",): counters.messages_received, ("sent",): self._sent},
+            ("direction",),
+        )
+        yield counter(
+            "echo_websocket_bytes",
+            "Bytes read and written, frames and all.",
+            {("received",): received, ("sent",): sent},
+            ("direction",),
+        )
+        yield gauge(
+            "echo_websocket_unsent_bytes",
+            "Bytes that wait for clients to read them.",
+            {(): unsent},
+        )
+        yield counter(
+            "echo_websocket_closes",
+            "WebSockets that began to end, by who closed and by the close code.",
+            counters.closes,
+            ("by", "code"),
+        )
+        yield counter(
+            "echo_websocket_drops",
+            "WebSockets that ended without a closing handshake.",
+            {(reason,): number for reason, number in counters.drops.items()},
+            ("reason",),
+        )
+        yield counter(
+            "echo_websocket_handshakes_refused",
+            "Handshakes that were not accepted.",
+            {(reason,): number for reason, number in counters.refused.items()},
+            ("reason",),
+        )
+        yield gauge(
+            "echo_draining",
+            "Whether the process sends its clients away: 1 or 0.",
+            {(): worker.shutting_down.is_set()},
+        )
 
 
 def _version() -> str:
@@ -56,59 +120,3 @@ def _version() -> str:
         return version("echo-trio")
     except PackageNotFoundError:  # a clone that is not installed
         return "unknown"
-
-
-def _sockets(worker: Worker) -> Iterator[Metric]:
-    counters = worker.counters
-    now = Counter((socket.carrier.kind, socket.state) for socket in worker.sockets)
-    yield gauge(
-        "echo_websockets",
-        "WebSockets that are not closed.",
-        {(kind, state.value): now[kind, state] for kind in _CARRIERS for state in _STATES},
-        ("carrier", "state"),
-    )
-    yield counter("echo_websockets_opened", "WebSockets that were opened.", {(): counters.opened})
-    yield counter(
-        "echo_websocket_messages",
-        "Whole messages, received or put out to be sent.",
-        {("received",): counters.messages_received, ("sent",): counters.messages_sent},
-        ("direction",),
-    )
-    yield counter(
-        "echo_websocket_bytes",
-        "Bytes read and written, frames and all.",
-        {
-            ("received",): counters.bytes_received,
-            ("sent",): counters.bytes_sent
-            + sum(socket.carrier.written for socket in worker.sockets),
-        },
-        ("direction",),
-    )
-    yield gauge(
-        "echo_websocket_unsent_bytes",
-        "Bytes that wait for clients to read them.",
-        {(): sum(socket.carrier.size for socket in worker.sockets)},
-    )
-    yield counter(
-        "echo_websocket_closes",
-        "WebSockets that began to end, by who closed and by the close code.",
-        counters.closes,
-        ("by", "code"),
-    )
-    yield counter(
-        "echo_websocket_drops",
-        "WebSockets that ended without a closing handshake.",
-        {(reason,): number for reason, number in counters.drops.items()},
-        ("reason",),
-    )
-    yield counter(
-        "echo_websocket_handshakes_refused",
-        "Handshakes that were not accepted.",
-        {(reason,): number for reason, number in counters.refused.items()},
-        ("reason",),
-    )
-    yield gauge(
-        "echo_draining",
-        "Whether the process sends its clients away: 1 or 0.",
-        {(): worker.shutting_down.is_set()},
-    )

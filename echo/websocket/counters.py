@@ -1,8 +1,8 @@
 """What the sockets of a worker count: plain integers, which whoever exports them reads.
 
-Counting must not be felt: bytes are counted once a read and once a write, messages with one
-addition for each that is sent and one for all that come at once. What counts by name has names
-from a short list of ours, never a client's words.
+Counting must not be felt: what is sent is not counted when it is put, and what else there is to
+count is counted once a read or once a write. What counts by name has names from a short list of
+ours, never a client's words.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Counters:
 
     __slots__ = (
         *("bytes_received", "bytes_sent", "closes", "drops"),
-        *("messages_received", "messages_sent", "opened", "refused"),
+        *("messages_received", "opened", "pieces", "refused", "surplus"),
     )
 
     def __init__(self) -> None:
@@ -57,13 +57,17 @@ class Counters:
         """Sockets that were ever open."""
         self.messages_received = 0
         """Whole messages, whether a handler has taken them yet or not."""
-        self.messages_sent = 0
-        """Whole messages that were put into the outboxes."""
         self.bytes_received = 0
-        """Bytes read: frames, not payload."""
+        """Bytes from clients that are gone; for the others see `WebSocket.received`. Frames, not
+        payload."""
         self.bytes_sent = 0
-        """Bytes written, by the carriers of sockets that are over: see `Carrier.written`. Frames,
-        and the answers to handshakes that this layer writes."""
+        """Bytes to clients that are gone; for the others see `Carrier.written`. The answers to
+        handshakes that this layer writes are among them."""
+        self.pieces = 0
+        """Pieces that have left an outbox. With those that are still there (`Carrier.pieces`) and
+        without the `surplus` they are the messages sent: a message is one piece,"""
+        self.surplus = 0
+        """but for headers that are pieces of their own, and frames that end no message."""
         self.closes: Counter[tuple[str, str]] = Counter()
         """Connections that have begun to end, by who closed ("client", "server", or "nobody" if
         there was no close frame) and by the code."""

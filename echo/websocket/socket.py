@@ -82,9 +82,9 @@ class WebSocket:
     __slots__ = (
         *("__weakref__", "_batch", "_close_sent", "_closing", "_decoder", "_deflater", "_ended"),
         *("_inbox", "_keep_alive", "_owed_pong", "_partial", "_plain", "_reader", "_round_trips"),
-        *("_sending", "_timer", "_unread", "_why", "awaits_shutdown", "carrier", "close_code"),
-        *("answer_code", "close_reason", "heard", "nursery", "options", "state", "subprotocol"),
-        "worker",
+        *("_read", "_sending", "_timer", "_why", "awaits_shutdown", "carrier", "close_code"),
+        *("answer_code", "close_reason", "heard", "nursery", "options", "received", "state"),
+        *("subprotocol", "worker"),
     )
 
     carrier: Carrier
@@ -120,7 +120,9 @@ class WebSocket:
             inflater=Inflater(agreement) if agreement else None,
             counters=worker.counters,
         )
-        self._unread = 0  # bytes fed since the inbox was last empty
+        self.received = 0
+        """How many bytes the peer has sent."""
+        self._read = 0  # how many that were when the inbox was last empty
         self._reader = Parking()  # where the handler waits for the inbox
         self._partial: list[bytes] | None = None  # of a message that receive() was cancelled in
         self.heard = False  # whether the peer gave a sign of life; keep-alive resets it
@@ -204,7 +206,7 @@ class WebSocket:
         """
         inbox = self._inbox
         if not inbox:
-            self._unread = 0
+            self._read = self.received
             if self._decoder.stalled:
                 self._take(self._decoder.feed(b""))
             self.carrier.resume()
@@ -465,7 +467,7 @@ class WebSocket:
     def feed(self, data: bytes) -> None:
         """Take bytes from the peer."""
         self.heard = True
-        self._unread += len(data)
+        self.received += len(data)
         events = self._decoder.feed(data)
         if events:
             self._take(events)
@@ -479,7 +481,7 @@ class WebSocket:
     def full(self) -> bool:
         """Whether the inbox holds enough: who feeds should pause until `Carrier.resume()`."""
         # With an empty inbox the bytes are in a chunk that is not full yet: more must come.
-        enough = self._unread >= self.options.inbox_size and self._holds_some
+        enough = self.received - self._read >= self.options.inbox_size and self._holds_some
         return enough or self._decoder.stalled
 
     @property
@@ -546,7 +548,7 @@ class WebSocket:
     def _take(self, events: Sequence[Event]) -> None:
         for event in events:
             if isinstance(event, Ping | Pong):  # its bytes do not wait for the handler
-                self._unread = max(self._unread - len(event.payload) - 6, 0)
+                self._read = min(self._read + len(event.payload) + 6, self.received)
             if isinstance(event, Ping):
                 self._take_ping(event.payload)
             elif isinstance(event, Pong):
@@ -617,7 +619,7 @@ class WebSocket:
         while self._decoder.stalled:
             self._take(self._decoder.feed(b""))
             self._inbox.clear()
-        self._unread = 0
+        self._read = self.received
         self.carrier.resume()
 
     def _finish(self) -> None:
@@ -638,6 +640,8 @@ class WebSocket:
             self.worker.counters.note_close(by, self.close_code)
         logger.debug("WebSocket %s: %s", state.value, self._why)
         self.worker.sockets.discard(self)
+        self.worker.counters.bytes_received += self.received
+        self.received = self._read = 0
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -54,9 +54,8 @@ class Client:
     async def hear(self) -> dict[str, object]:
         """The next message that is no ping."""
         while True:
-            message: dict[str, object] = json.loads(
-                (await self._connection.get_message()).removesuffix(END)
-            )
+            text = str(await self._connection.get_message())
+            message: dict[str, object] = json.loads(text.removesuffix(END))
             if message.get("type") != 6:
                 return message
 
@@ -123,7 +122,7 @@ async def served(
 
     async def serve(task_status: trio.TaskStatus[list[str]]) -> None:
         await hypercorn.trio.serve(
-            app,  # type: ignore[arg-type]
+            app,
             config,
             shutdown_trigger=ended.wait,
             task_status=task_status,

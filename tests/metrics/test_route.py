@@ -19,16 +19,17 @@ from echo.settings import Address, Settings
 from echo.websocket import UsageError, use_websockets
 from tests.metrics.scraped import Scraped
 
+parse: Any = text_string_to_metric_families
+
 PROMETHEUS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
 
 async def ask(
-    app: QuartTrio, peer: str | None, headers: Mapping[str, str] = {}, path: str = "/metrics"
+    app: Any, peer: str | None, headers: Mapping[str, str] = {}, path: str = "/metrics"
 ) -> tuple[int, str, str]:
     """Status, content type and body for who asks from there; None is a unix socket."""
-    client: Any = app.test_client()
     base = {"client": None if peer is None else (peer, 1234)}
-    response = await client.get(path, headers=headers, scope_base=base)
+    response = await app.test_client().get(path, headers=headers, scope_base=base)
     return response.status_code, response.content_type, await response.get_data(as_text=True)
 
 
@@ -78,7 +79,7 @@ async def test_it_is_the_text_format_or_openmetrics_for_who_asks_for_that() -> N
         assert scraped.value("echo_draining") == 0
         _, kind, body = await ask(app, "127.0.0.1", {"Accept": PROMETHEUS})
         assert kind.startswith("application/openmetrics-text")
-        names = {family.name for family in text_string_to_metric_families(body)}
+        names = {family.name for family in parse(body)}
         assert {"echo_websockets", "echo_websocket_drops", "process_cpu_seconds"} <= names
 
 

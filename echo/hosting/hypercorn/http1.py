@@ -37,7 +37,6 @@ class _Parked:
 
     async def handle(self, event: Any) -> None:
         if isinstance(event, RawData) and event.data:
-            self._carrier.counters.bytes_received += len(event.data)
             self._carrier.socket.feed(event.data)
         self._carrier.watch()
         try:

@@ -53,7 +53,6 @@ class Tunnel:
         connection = self._protocol.connection
         size = event.flow_controlled_length
         if event.data and not self._carrier.closed:
-            self._carrier.counters.bytes_received += len(event.data)
             self._carrier.socket.feed(event.data)
         if self._carrier.socket.full:
             # The window of this stream stays shut, that of the connection does not.

@@ -154,7 +154,6 @@ class Upgrade:
         lines += [name + b": " + value for name, value in self.config.response_headers("h11")]
         carrier.begin_with(b"\r\n".join([*lines, b"", b""]))
         if self._rest:
-            carrier.counters.bytes_received += len(self._rest)
             socket.feed(self._rest)
         scope: Any = self.scope
         seconds = time() - self._start_time

@@ -91,7 +91,6 @@ class AsgiCarrier(TaskCarrier):
 
     def _feed(self, first: int, payload: bytes) -> None:
         header = bytearray(frame_header(first, len(payload)))
-        self.counters.bytes_received += len(header) + len(_NO_MASK) + len(payload)
         header[1] |= MASK
         self.socket.feed(b"".join((header, _NO_MASK, payload)))
 
@@ -106,6 +105,7 @@ class AsgiCarrier(TaskCarrier):
     async def _write_some(self) -> None:
         size = self.size
         data = b"".join(self.pieces)
+        self.socket.worker.counters.pieces += len(self.pieces)
         self.pieces.clear()
         events = self._peer.feed(data)
         # A server may shield its writes: the clock drops the socket, not a cancellation.

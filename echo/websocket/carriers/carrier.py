@@ -50,7 +50,6 @@ class Carrier(ABC):
     __slots__ = (
         "_drainers",
         "_send_timer",
-        "counters",
         "most",
         "pieces",
         "reports_empty",
@@ -62,7 +61,6 @@ class Carrier(ABC):
     def __init__(self, socket: WebSocket) -> None:
         self.socket = socket
         socket.carrier = self
-        self.counters = socket.worker.counters
         self.pieces: list[bytes | memoryview] = []
         """What waits to be written."""
         self.size = 0
@@ -78,6 +76,7 @@ class Carrier(ABC):
 
     def begin_with(self, data: bytes) -> None:
         """Let `data`, the answer to the handshake, go out before all frames."""
+        self.socket.worker.counters.surplus += 1
         self.pieces.append(data)
         self.size += len(data)
 
@@ -88,7 +87,6 @@ class Carrier(ABC):
 
         Never waits; the caller looks at `size` afterwards.
         """
-        self.counters.messages_sent += 1
         pieces = self.pieces
         if not pieces:
             self.wake()
@@ -107,11 +105,12 @@ class Carrier(ABC):
         else:
             header = frame_header(first, length)
             pieces += (header, payload)
+            self.socket.worker.counters.surplus += 1
             self.size += length + len(header)
 
     def put_part(self, first: int, payload: bytes) -> None:
         """Add a frame that ends no message to the outbox."""
-        self.counters.messages_sent -= 1
+        self.socket.worker.counters.surplus += 1
         self.put(first, payload)
 
     async def drain(self) -> None:
@@ -163,10 +162,11 @@ class Carrier(ABC):
 
     def stop(self) -> None:
         """Nothing more will be written: forget what waits and let go who waits for it."""
+        counters = self.socket.worker.counters
+        counters.pieces += len(self.pieces)
+        counters.bytes_sent += self.written
         self.pieces.clear()
-        self.size = 0
-        self.counters.bytes_sent += self.written
-        self.written = 0
+        self.size = self.written = 0
         self.release()
         if self._send_timer is not None:
             self._send_timer.cancel()

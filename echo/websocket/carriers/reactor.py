@@ -164,7 +164,6 @@ class ReactorCarrier(Carrier):
                 self._broken(error)
                 return
             if data:
-                self.counters.bytes_received += len(data)
                 socket.feed(data)
             else:
                 socket.lost()
@@ -208,6 +207,7 @@ class ReactorCarrier(Carrier):
                 self.expect_progress()
                 return
             if count == self.size:
+                self.socket.worker.counters.pieces += len(pieces)
                 pieces.clear()
             else:
                 self._drop_written(count)
@@ -224,6 +224,7 @@ class ReactorCarrier(Carrier):
             count -= len(piece)
             done += 1
         del pieces[:done]
+        self.socket.worker.counters.pieces += done
         if count:
             pieces[0] = memoryview(pieces[0])[count:]
 

@@ -49,7 +49,6 @@ class StreamCarrier(TaskCarrier):
         if not data:
             self.socket.lost()
             return
-        self.counters.bytes_received += len(data)
         self.socket.feed(data)
         await self.until_room()
 
@@ -95,7 +94,7 @@ class StreamCarrier(TaskCarrier):
         pieces = self.pieces
         if len(pieces[0]) > _WRITE_SIZE:
             first = memoryview(pieces[0])
-            pieces[0] = first[_WRITE_SIZE:]
+            pieces[0] = first[_WRITE_SIZE:]  # and so not gone yet
             return [first[:_WRITE_SIZE]]
         size = 0
         for count, piece in enumerate(pieces, 1):  # noqa: B007
@@ -104,6 +103,7 @@ class StreamCarrier(TaskCarrier):
                 break
         some = pieces[:count]
         del pieces[:count]
+        self.socket.worker.counters.pieces += count
         return some
 
     async def _send_eof(self) -> None:
