@@ -47,6 +47,9 @@ FORBIDDEN = {
         *("echo.application", "echo.cli", "echo.hosting", "echo.hubs", "echo.settings"),
         *("echo.websocket", "quart", "hypercorn"),
     ),
+    "echo.metrics": (
+        *("echo.hosting", "echo.application", "echo.cli", "echo.settings", "hypercorn"),
+    ),
     "echo.echohub": ("echo.hosting", "echo.application", "echo.cli", "hypercorn"),
     "echo.settings": ("echo.application", "echo.cli", "echo.hosting", "echo.websocket"),
     "echo.application": ("echo.cli", "hypercorn"),

@@ -157,7 +157,7 @@ def backplanes(all: Sequence[Backplane]) -> Iterator[Metric]:
     yield gauge(
         "echo_backplane_queued_bytes",
         "Bytes that wait for the engine's answer.",
-        {(number,): each.queued for number, each in numbered if hasattr(each, "queued")},
+        {(number,): each.queued for number, each in numbered},
         label,
     )
     answers = SummaryMetricFamily(

@@ -138,6 +138,11 @@ class Backplane(ABC):
 
     @property
     @abstractmethod
+    def queued(self) -> int:
+        """What waits to be published: bytes, or for an engine without any, messages."""
+
+    @property
+    @abstractmethod
     def crowded(self) -> bool:
         """Whether more than half of the queue is in use: who can wait should."""
 

@@ -163,6 +163,10 @@ class MemoryBackplane(Backplane):
             self._work.unpark_all()
 
     @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    @property
     def crowded(self) -> bool:
         return len(self._queue) > self._capacity / 2
 

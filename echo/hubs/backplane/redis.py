@@ -70,6 +70,10 @@ class RedisBackplane(Backplane):
         return await shard.publishing.publish_counted(name, data)
 
     @property
+    def queued(self) -> int:
+        return sum(shard.publishing.size for shard in self._shards.values())
+
+    @property
     def crowded(self) -> bool:
         return any(shard.publishing.crowded for shard in self._shards.values())
 
