@@ -30,15 +30,10 @@ def service() -> Iterator[Server]:
 
 @pytest.mark.parametrize(("transport", "protocol"), SETTINGS)
 def test_the_hub_does_what_it_says(service: Server, transport: str, protocol: str) -> None:
-    setting = {
-        "url": service.url,
-        "transport": transport,
-        "protocol": protocol,
-        "atOnce": 4,
-        "files": [str(CASES)],
-    }
-    script = HERE / "clients" / "node.js"
-    results: dict[str, Any] = json.loads(run_script(script, json.dumps(setting)))
+    setting = {"url": service.url, "transport": transport, "protocol": protocol, "atOnce": 4}
+    wanted = {"files": [str(CASES)], "settings": [setting]}
+    results: dict[str, Any]
+    (results,) = json.loads(run_script(HERE / "clients" / "node.js", json.dumps(wanted)))
 
     assert len(results) == CASES.read_text().count("\ntest(")
     assert {name: error for name, error in results.items() if error} == {}
