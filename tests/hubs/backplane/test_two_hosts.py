@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -75,6 +76,13 @@ class Host:
         self.sent = 0
         self.heard: dict[str, list[int]] = defaultdict(list)
 
+    @property
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(self.path))
+            return True
+        return False
+
     async def ask(self, path: str) -> str:
         transport = httpx.AsyncHTTPTransport(uds=str(self.path))
         async with httpx.AsyncClient(transport=transport) as client:
@@ -136,7 +144,7 @@ def serving(host: Host, engine: str, *before: str) -> Iterator[None]:
     ):
         try:
             deadline = time.monotonic() + 30
-            while not host.path.exists() and process.poll() is None and time.monotonic() < deadline:
+            while not host.answers and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.05)
             yield
         finally:
