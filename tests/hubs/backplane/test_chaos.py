@@ -7,6 +7,7 @@ what a node could not publish it has counted. A node's own clients miss nothing,
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -233,7 +234,7 @@ def processes(engine: Engine, names: list[str]) -> Iterator[list[subprocess.Pope
         yield found
 
 
-async def test_nodes_that_are_killed_leave_nothing_behind_and_nothing_half_said(
+async def test_nodes_that_are_frozen_and_killed_leave_nothing_behind_and_nothing_half_said(
     engine: Engine,
 ) -> None:
     """What a node says comes without gaps up to its end, and others do not notice the end."""
@@ -244,6 +245,12 @@ async def test_nodes_that_are_killed_leave_nothing_behind_and_nothing_half_said(
         with processes(engine, names) as senders:
             await until(lambda: all(len(heard[name]) > 50 for name in names), 60)
             assert set(engine.do("PUBSUB", "CHANNELS")) > quiet
+            senders[0].send_signal(signal.SIGSTOP)
+            goals = {name: len(heard[name]) + 20 for name in names[1:]}
+            await until(lambda: all(len(heard[name]) > goals[name] for name in goals))
+            senders[0].send_signal(signal.SIGCONT)
+            goal = len(heard["first"]) + 20
+            await until(lambda: len(heard["first"]) > goal)
             for number, sender in enumerate(senders):
                 sender.kill()
                 sender.wait()
