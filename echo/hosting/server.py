@@ -149,9 +149,12 @@ def leaves(error: BaseException) -> list[BaseException]:
 
 
 def leave_on_signals() -> None:
-    """Until the server handles them, signals just end the process: there is nothing to tell."""
+    """Until the server handles them, signals just end the process: there is nothing to tell.
+
+    At once: an exception may come up in the middle of an import, which makes another one of it.
+    """
     for each in SIGNALS:
-        signal.signal(each, lambda *_: sys.exit(0))
+        signal.signal(each, lambda *_: os._exit(0))
 
 
 def run(main: Callable[[], Awaitable[T]]) -> T:

@@ -461,7 +461,8 @@ def test_starting_says_once_how_to_be_faster(caplog: pytest.LogCaptureFixture) -
 
     with caplog.at_level(logging.INFO, "echo"):
         run(test)
-    assert len(caplog.messages) == 1
+    # On a busy machine asyncio may tell of itself that something was slow.
+    assert len([record for record in caplog.records if record.name == "echo"]) == 1
     assert "hypercorn -k trio echo:app" in caplog.messages[0]
     assert caplog.records[0].levelno == logging.WARNING  # shown without any configuration
 

@@ -66,6 +66,9 @@ async def test_a_shell_reaches_the_clients_of_all_workers(tmp_path: Path) -> Non
         backplane = {"ECHO_BACKPLANE": engine.unix_url}
         arguments = ("-m", "echo", "--port", "{port}", "--workers", "2")
         with running(*arguments, env=backplane) as server:
+            with trio.fail_after(20):
+                while "in 2 processes" not in server.stdout:  # noqa: ASYNC110
+                    await trio.sleep(0.05)
             async with AsyncExitStack() as stack:
                 clients = [await stack.enter_async_context(listener(server)) for _ in range(6)]
                 told = run_to_end("-m", "echo", "publish", "Message", "Grüße", env=backplane)
