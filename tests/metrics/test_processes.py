@@ -32,7 +32,7 @@ def scrape(port: int) -> Scraped | None:
 
 
 def wait_for(port: int) -> Scraped:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (scraped := scrape(port)) is None:
         assert time.monotonic() < deadline, "no metrics"
         time.sleep(0.05)
