@@ -9,7 +9,7 @@ from typing import Any
 
 from prometheus_client.core import Metric, SummaryMetricFamily
 
-from echo.hubs.backplane.backplane import Backplane
+from echo.hubs.backplane.backplane import LOSSES, Backplane
 from echo.hubs.metrics import Metrics
 from echo.hubs.server import HubServer
 from echo.hubs.transports.endpoint import Endpoint
@@ -22,7 +22,6 @@ _ENDS = {
     "ProtocolError": "protocol_error",
     "SlowClient": "slow_client",
 }
-_LOST = ("away", "full", "unknown")
 _RESULTS = ("result", "error", "timeout", "disconnected")
 
 
@@ -150,14 +149,14 @@ def backplanes(all: Sequence[Backplane]) -> Iterator[Metric]:
         {
             (number, reason): each.metrics.lost[reason]
             for number, each in numbered
-            for reason in _LOST
+            for reason in LOSSES
         },
         ("backplane", "reason"),
     )
     yield gauge(
         "echo_backplane_queued_bytes",
         "Bytes that wait for the engine's answer.",
-        {(number,): each.queued for number, each in numbered},
+        values("queued"),
         label,
     )
     answers = SummaryMetricFamily(

@@ -22,12 +22,13 @@ logger = logging.getLogger("echo.hubs.backplane")
 Receive: TypeAlias = Callable[[str, bytes], None]
 """Takes a channel and what was published on it. Never waits."""
 
-_REASONS = {
+LOSSES = {
     "away": "the backplane is away",
     "full": "the queue of the backplane is full",
     "refused": "the engine refuses to publish them",
     "unknown": "the link broke before the engine had answered",
 }
+"""Why messages are not published, or maybe not: what is counted, and how it is told."""
 
 
 class BackplaneError(Exception):
@@ -210,7 +211,7 @@ class Backplane(ABC):
         self.metrics.lost[reason] += messages
         if reason not in self._told:
             self._told.add(reason)
-            logger.warning("Messages to other nodes are lost: %s", _REASONS.get(reason, reason))
+            logger.warning("Messages to other nodes are lost: %s", LOSSES.get(reason, reason))
 
     def now_connected(self) -> None:
         """The engine is there, and all that was subscribed is again."""
