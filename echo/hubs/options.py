@@ -60,11 +60,6 @@ class HubOptions(ConnectionOptions):
     client_result_timeout: float | None = 300.0
     """Seconds a client has to answer what the server asks of it. None: as long as it is there."""
 
-    # Sending
-    outbox_size: int = 1024 * 1024
-    """Bytes that may wait for a client. It is dropped when there are more. With more than
-    `transport_buffer_size` its streams, and its methods that send to their caller, wait."""
-
     # Stateful reconnect
     replay_size: int = 100_000
     """Bytes kept for a client that may lose its network, at which calls wait for it to
@@ -88,7 +83,6 @@ class HubOptions(ConnectionOptions):
         "max_streams": "calls",
         "stream_capacity": "items",
         "max_client_results": "answers",
-        "outbox_size": "bytes",
         "replay_size": "bytes",
     }
 

@@ -16,23 +16,24 @@ from echo.websocket.counters import Histogram
 
 Labels = tuple[str, ...]
 L = TypeVar("L", bound=Labels)
+F = TypeVar("F", CounterMetricFamily, GaugeMetricFamily)
 
 
 def counter(
     name: str, help: str, values: Mapping[L, float], labels: Sequence[str] = ()
 ) -> CounterMetricFamily:
     """A counter; `values` by the values of its labels."""
-    family = CounterMetricFamily(name, help, labels=labels)
-    for key, value in values.items():
-        family.add_metric(key, value)
-    return family
+    return _filled(CounterMetricFamily(name, help, labels=labels), values)
 
 
 def gauge(
     name: str, help: str, values: Mapping[L, float], labels: Sequence[str] = ()
 ) -> GaugeMetricFamily:
     """A gauge; `values` by the values of its labels."""
-    family = GaugeMetricFamily(name, help, labels=labels)
+    return _filled(GaugeMetricFamily(name, help, labels=labels), values)
+
+
+def _filled(family: F, values: Mapping[L, float]) -> F:
     for key, value in values.items():
         family.add_metric(key, value)
     return family

@@ -37,6 +37,26 @@ static uint64_t random_bits(void) {
   return state;
 }
 
+/* ---------------------------------------------------------------- events
+ *
+ * Those of a connection carry it; those of stdin, whose end lets a driver go, carry NULL.
+ */
+
+static int poller;
+static bool stdin_ended;
+
+static void watch_stdin(void) { /* refused for a plain file: then `seconds` ends the holding */
+  struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
+  epoll_ctl(poller, EPOLL_CTL_ADD, STDIN_FILENO, &event);
+}
+
+static void end_of_stdin(void) {
+  char ignored[64];
+  if (read(STDIN_FILENO, ignored, sizeof ignored) > 0) return;
+  stdin_ended = true;
+  epoll_ctl(poller, EPOLL_CTL_DEL, STDIN_FILENO, NULL);
+}
+
 /* ---------------------------------------------------------------- options */
 
 typedef struct {

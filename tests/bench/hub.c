@@ -78,12 +78,10 @@ typedef struct {
   size_t held_length;
 } Connection;
 
-static int poller;
 static Connection *connections;
 static size_t capacity, present, unfinished;
 static Phase phase;
 static uint64_t phase_end, deadline_at, measure_begin;
-static bool stdin_ended;
 
 static struct {
   uint64_t messages;
@@ -413,13 +411,6 @@ static void advance(uint64_t now) {
   }
 }
 
-static void end_of_stdin(void) {
-  char ignored[64];
-  if (read(STDIN_FILENO, ignored, sizeof ignored) > 0) return;
-  stdin_ended = true;
-  epoll_ctl(poller, EPOLL_CTL_DEL, STDIN_FILENO, NULL);
-}
-
 static void run(void) {
   struct epoll_event events[EVENTS];
   uint64_t now = now_ns();
@@ -446,10 +437,7 @@ int main(int count, char **arguments) {
   poller = epoll_create1(EPOLL_CLOEXEC);
   capacity = (size_t)options.connections;
   connections = claim(capacity, sizeof *connections);
-  if (options.mode == MODE_IDLE) { /* refused for a plain file: then `seconds` ends the holding */
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
-    epoll_ctl(poller, EPOLL_CTL_ADD, STDIN_FILENO, &event);
-  }
+  if (options.mode == MODE_IDLE) watch_stdin();
   run();
   report("");
   return 0;

@@ -129,7 +129,6 @@ typedef struct {
   size_t response_length;
 } Connection;
 
-static int poller;
 static Connection *connections;
 static size_t capacity;  /* connections there are */
 static size_t launched;  /* of these begun, in phase OPENING */
@@ -427,7 +426,6 @@ static void serve(Connection *c, uint32_t events) {
  * idle: OPENING,                     DRAINING, HOLDING, LEAVING
  */
 
-static bool stdin_ended;
 
 static void enter(Phase next, uint64_t now, double seconds) {
   phase = next;
@@ -504,13 +502,6 @@ static void advance(uint64_t now) {
   }
 }
 
-static void end_of_stdin(void) {
-  char ignored[64];
-  if (read(STDIN_FILENO, ignored, sizeof ignored) > 0) return;
-  stdin_ended = true;
-  epoll_ctl(poller, EPOLL_CTL_DEL, STDIN_FILENO, NULL);
-}
-
 static int patience_ms(uint64_t now) {
   uint64_t until = phase == OPENING || deadline_at < phase_end ? deadline_at : phase_end;
   return until <= now ? 0 : (int)((until - now) / 1000000 + 1);
@@ -564,10 +555,7 @@ int main(int count, char **arguments) {
   connections = claim(capacity, sizeof *connections);
   for (size_t i = 0; i < capacity; i++)
     connections[i].asked_at = claim(outgoing.depth, sizeof(uint64_t));
-  if (options.mode == MODE_IDLE) { /* refused for a plain file: then `seconds` ends the holding */
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
-    epoll_ctl(poller, EPOLL_CTL_ADD, STDIN_FILENO, &event);
-  }
+  if (options.mode == MODE_IDLE) watch_stdin();
   run();
   report();
   return result.errors ? 1 : 0;

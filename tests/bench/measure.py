@@ -36,7 +36,14 @@ class Driver:
     toolbox: Toolbox
     core: int
 
-    def measure(self, process: Process, shape: Shape, seconds: float) -> Sample:
+    def measure(
+        self,
+        process: Process,
+        shape: Shape,
+        seconds: float,
+        extra: Mapping[str, float] = {},
+    ) -> Sample:
+        """Put the question; `extra` are further options of the driver of hubs."""
         match shape.kind:
             case Kind.ECHO:
                 return self._rate("echo", process, shape, seconds, {"text": shape.text})
@@ -46,7 +53,7 @@ class Driver:
             case Kind.MEMORY | Kind.HUB_MEMORY:
                 return self._memory(process, shape)
             case Kind.BROADCAST | Kind.INVOKE:
-                more = _protocol(process, shape)
+                more = {**_protocol(process, shape), **extra}
                 return self._rate(shape.kind.name.lower(), process, shape, seconds, more)
 
     def _rate(

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -25,14 +23,16 @@ from statistics import median
 
 from tests.hubs.backplane.engines import Engine
 
-from .catalogue import HUB
+from .catalogue import HUB, Kind, Shape
+from .measure import Driver
 from .process import Process, processor_seconds
 from .report import conditions
 from .toolbox import Toolbox, prepare
 
-CLIENTS = 1000
-DEPTH = 8  # broadcasts in flight
-WARMUP = 0.5  # seconds
+MANY = Shape(
+    name="many", title="1,000 clients", kind=Kind.BROADCAST, connections=1000, size=100, depth=8
+)
+TWO = replace(MANY, name="two", title="two clients", connections=2, depth=1)
 _TICK = 0.05  # seconds
 
 
@@ -98,20 +98,23 @@ class Bench:
         self._seconds = seconds
         cores = sorted(os.sched_getaffinity(0))
         self._cores = [cores[0], cores[-1]]
+        self._driver = Driver(toolbox, cores[-1])
 
     def measure(self, setup: Setup) -> Sample:
         with self._nodes(setup) as (nodes, clocks):
+            extra = {"second": nodes[-1].port}
             with Clock(clocks) as clock:
-                many = self._drive(nodes, connections=CLIENTS, depth=DEPTH)
+                many = self._driver.measure(nodes[0], MANY, self._seconds, extra)
             shares = clock.shares(self._seconds)
-            few = self._drive(nodes, connections=2, depth=1)
-        rate = many["messages_per_second"]
+            few = self._driver.measure(nodes[0], TWO, self._seconds, extra)
+        assert few.p50_us is not None
+        assert few.p99_us is not None
         return Sample(
-            rate,
-            rate / max(shares[: setup.nodes]),
+            many.value,
+            many.value / max(shares[: setup.nodes]),
             shares[-1] if setup.engine else 0.0,
-            few["p50_us"] / 1000,
-            few["p99_us"] / 1000,
+            few.p50_us / 1000,
+            few.p99_us / 1000,
         )
 
     @contextlib.contextmanager
@@ -131,21 +134,6 @@ class Bench:
                 nodes.append(Process(server, self._toolbox, self._cores[number]))
                 stack.callback(nodes[-1].end)
             yield nodes, [*(node.processor_seconds for node in nodes), *clocks]
-
-    def _drive(self, nodes: Sequence[Process], **options: float) -> dict[str, float]:
-        options |= {"seconds": self._seconds, "warmup": WARMUP, "second": nodes[-1].port}
-        arguments = [f"{name}={value}" for name, value in options.items()]
-        where = ("127.0.0.1", str(nodes[0].port), HUB.path)
-        done = subprocess.run(
-            [self._toolbox.hub, "broadcast", *where, *arguments],
-            stdout=subprocess.PIPE,
-            text=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, {self._cores[-1]}),
-        )
-        answer: dict[str, float] = json.loads(done.stdout)
-        if answer["errors"]:
-            raise SystemExit(f"The driver failed: {answer['first_error']}")
-        return answer
 
 
 def table(samples: dict[Setup, list[Sample]]) -> str:

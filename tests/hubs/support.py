@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+import pytest
 from msgspec import Raw
 
 from echo.hubs.json import JsonProtocol
@@ -24,6 +25,24 @@ def decoded(message: Message, protocol: HubProtocol) -> Message:
     values = msgspec.structs.asdict(message)
     raw = {name: decode(value) for name, value in values.items() if isinstance(value, Raw)}
     return msgspec.structs.replace(message, **raw)
+
+
+def note_encodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the protocols that encode a message from now on, once for each time."""
+    encoded: list[str] = []
+
+    def count(kind: type[HubProtocol]) -> None:
+        encode = kind.encode
+
+        def counted(protocol: HubProtocol, message: Message) -> bytes:
+            encoded.append(protocol.name)
+            return encode(protocol, message)
+
+        monkeypatch.setattr(kind, "encode", counted)
+
+    count(JsonProtocol)
+    count(MessagePackProtocol)
+    return encoded
 
 
 def parsed(

@@ -10,13 +10,10 @@ import pytest
 from trio.testing import wait_all_tasks_blocked
 
 from echo.hubs import Hub
-from echo.hubs.json import JsonProtocol
 from echo.hubs.lifetime import All, EncodedCall, LocalLifetime
-from echo.hubs.messagepack import MessagePackProtocol
-from echo.hubs.messages import Invocation, Message
-from echo.hubs.protocol import HubProtocol
+from echo.hubs.messages import Invocation
 from tests.hubs.memory import Person, serving
-from tests.hubs.support import JSON, MESSAGEPACK
+from tests.hubs.support import JSON, MESSAGEPACK, note_encodings
 
 
 async def test_nothing_of_who_has_left_is_kept() -> None:
@@ -40,19 +37,7 @@ async def test_nothing_of_who_has_left_is_kept() -> None:
 
 
 async def test_a_call_is_encoded_once_for_each_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded: list[str] = []
-
-    def count(kind: type[HubProtocol]) -> None:
-        encode = kind.encode
-
-        def counted(protocol: HubProtocol, message: Message) -> bytes:
-            encoded.append(protocol.name)
-            return encode(protocol, message)
-
-        monkeypatch.setattr(kind, "encode", counted)
-
-    count(JsonProtocol)
-    count(MessagePackProtocol)
+    encoded = note_encodings(monkeypatch)
     lifetime = LocalLifetime()
     async with serving(Hub, lifetime=lifetime) as service:
         clients = [await service.connect(each) for each in (JSON, MESSAGEPACK, JSON, MESSAGEPACK)]

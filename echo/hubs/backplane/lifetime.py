@@ -17,7 +17,7 @@ import trio
 from echo.hubs.answers import read_answer
 from echo.hubs.backplane import wire
 from echo.hubs.backplane.backplane import Backplane, BackplaneError
-from echo.hubs.backplane.remote import GONE, Question, ReceivedCall, Reply
+from echo.hubs.backplane.remote import GONE, Question, ReceivedCall, Reply, reach
 from echo.hubs.backplane.wire import ADD, REMOVE, Channels, GroupCommand, HubCall, Malformed
 from echo.hubs.errors import ClientDisconnected
 from echo.hubs.lifetime import All, Audience, Connections, EncodedCall, Groups, LocalLifetime, Users
@@ -163,17 +163,11 @@ class ScaleoutLifetime(LocalLifetime):
 
     def _beyond(self, audience: Audience) -> tuple[list[str], Sequence[str]]:
         """The channels of the audience on other nodes, and who is excluded there."""
-        channels = self._channels
-        match audience:
-            case All(excluded):
-                return [channels.all], (self.node, *excluded)
-            case Groups(names, excluded):
-                return [channels.group + each for each in names], (self.node, *excluded)
-            case Users(ids):
-                return [channels.user + each for each in ids], (self.node,)
-            case Connections(ids):
-                here = self.connections
-                return [channels.connection + each for each in ids if each not in here], ()
+        if isinstance(audience, Connections):
+            beyond = tuple(id for id in audience.ids if id not in self.connections)
+            return reach(self._channels, Connections(beyond))[0], ()
+        channels, excluded = reach(self._channels, audience)
+        return channels, (self.node, *excluded)
 
     def _forms(self, call: EncodedCall) -> Mapping[str, bytes]:
         """The call in all protocols of the hub. Raises `EncodingError`."""

@@ -18,9 +18,10 @@ from echo.hubs.backplane import wire
 from echo.hubs.backplane.backplane import Backplane, BackplaneError
 from echo.hubs.backplane.engine import RedisOptions
 from echo.hubs.backplane.redis import RedisBackplane
+from echo.hubs.backplane.remote import reach
 from echo.hubs.clients import HubClients
 from echo.hubs.errors import UsageError
-from echo.hubs.lifetime import All, Audience, Connections, EncodedCall, Groups, Lifetime, Users
+from echo.hubs.lifetime import Audience, EncodedCall, Lifetime
 from echo.hubs.messages import Invocation
 
 if TYPE_CHECKING:
@@ -98,26 +99,13 @@ class _RemoteHub(Lifetime):
     async def send(self, audience: Audience, target: str, arguments: Sequence[object]) -> None:
         call = EncodedCall(Invocation(target=target, arguments=arguments))
         forms = {name: call.form(protocol) for name, protocol in wire.PROTOCOLS.items()}
-        channels, excluded = self._reach(audience)
+        channels, excluded = reach(self._channels, audience)
         data = wire.encode_call(forms, excluded)
         reached: int | None = 0
         for channel in channels:
             nodes = await self._backplane.publish_counted(channel, data)
             reached = None if nodes is None or reached is None else reached + nodes
         self.reached = reached
-
-    def _reach(self, audience: Audience) -> tuple[list[str], frozenset[str]]:
-        """The channels of an audience, and who is excluded there."""
-        channels = self._channels
-        match audience:
-            case All(excluded):
-                return [channels.all], excluded
-            case Groups(names, excluded):
-                return [channels.group + name for name in names], excluded
-            case Users(ids):
-                return [channels.user + id for id in ids], frozenset()
-            case Connections(ids):
-                return [channels.connection + id for id in ids], frozenset()
 
     async def invoke(
         self, connection_id: str, target: str, arguments: Sequence[object], returns: object

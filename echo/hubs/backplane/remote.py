@@ -11,8 +11,8 @@ from msgspec import Raw
 
 from echo.hubs.backplane import wire
 from echo.hubs.backplane.backplane import Backplane, BackplaneError
-from echo.hubs.backplane.wire import Malformed
-from echo.hubs.lifetime import EncodedCall
+from echo.hubs.backplane.wire import Channels, Malformed
+from echo.hubs.lifetime import All, Audience, Connections, EncodedCall, Groups, Users
 from echo.hubs.messages import Completion, Invocation
 from echo.hubs.protocol import EncodingError, HubProtocol
 
@@ -23,6 +23,19 @@ GONE = "Connection disconnected."
 """The error of a client result whose client has left, in .NET's words."""
 
 _MOST_QUESTIONS = 1000  # of other nodes that may wait for one client
+
+
+def reach(channels: Channels, audience: Audience) -> tuple[list[str], frozenset[str]]:
+    """The channels of an audience, and the connection ids that are excluded there."""
+    match audience:
+        case All(excluded):
+            return [channels.all], excluded
+        case Groups(names, excluded):
+            return [channels.group + name for name in names], excluded
+        case Users(ids):
+            return [channels.user + id for id in ids], frozenset()
+        case Connections(ids):
+            return [channels.connection + id for id in ids], frozenset()
 
 
 class ReceivedCall(EncodedCall):

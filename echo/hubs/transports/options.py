@@ -53,7 +53,8 @@ class ConnectionOptions:
     application_buffer_size: int = 65_536
     """Bytes from one client that wait for the application; then the client has to wait."""
     transport_buffer_size: int = 65_536
-    """Bytes that wait for one client at which `drain()` begins to wait."""
+    """Bytes that wait for one client at which `drain()` begins to wait: in a hub its streams, and
+    its methods that send to their caller."""
     outbox_size: int = 1024 * 1024
     """Bytes that may wait for a client. It is dropped when there are more."""
     max_post_size: int = 30_000_000

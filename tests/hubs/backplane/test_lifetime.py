@@ -18,16 +18,14 @@ from trio.testing import wait_all_tasks_blocked
 from echo.hubs import ClientDisconnected, Hub, HubError
 from echo.hubs.backplane import Backplane, MemoryBackplane, ScaleoutLifetime, wire
 from echo.hubs.backplane.wire import ADD, GroupCommand
-from echo.hubs.json import JsonProtocol
 from echo.hubs.lifetime import All, Connections, Groups, Users
-from echo.hubs.messagepack import MessagePackProtocol
-from echo.hubs.messages import Completion, Invocation, Message
+from echo.hubs.messages import Completion, Invocation
 from echo.hubs.protocol import HubProtocol
 from tests.hubs.backplane.farm import NAME, Farm, MemoryEngine, memory, open_farm
 from tests.hubs.backplane.test_contract import ask, question
 from tests.hubs.backplane.test_wire import MALFORMED
 from tests.hubs.memory import serving
-from tests.hubs.support import JSON, MESSAGEPACK
+from tests.hubs.support import JSON, MESSAGEPACK, note_encodings
 
 CHANNELS = wire.Channels(NAME)
 
@@ -134,19 +132,7 @@ async def test_a_client_of_this_node_is_called_without_the_backplane() -> None:
 async def test_a_call_is_encoded_once_for_each_protocol_on_all_nodes_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    encoded: list[str] = []
-
-    def count(kind: type[HubProtocol]) -> None:
-        encode = kind.encode
-
-        def counted(protocol: HubProtocol, message: Message) -> bytes:
-            encoded.append(protocol.name)
-            return encode(protocol, message)
-
-        monkeypatch.setattr(kind, "encode", counted)
-
-    count(JsonProtocol)
-    count(MessagePackProtocol)
+    encoded = note_encodings(monkeypatch)
     async with open_farm(memory, 2) as farm:
         clients = await farm.four() + await farm.four()
         encoded.clear()
