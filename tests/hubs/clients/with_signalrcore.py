@@ -175,7 +175,7 @@ def groups_are_reached() -> None:
 def a_token_names_the_user() -> None:
     with urlopen(f"{URL}/generateJwtToken?user=testuser", timeout=LIMIT) as response:
         token = response.read().decode()
-    with session("/authorizedhub", access_token_factory=lambda: token) as hub:
+    with session("/livelyauthorizedhub", access_token_factory=lambda: token) as hub:
         assert hub.invoke("GetUserNameIdentifier") == "testuser"
 
 
